@@ -1,0 +1,67 @@
+/* The virtual clock V: the only time that guests and devices know (GUESTS.md section 7).
+ *
+ * V is nanoseconds since power-on. While any vCPU runs, V advances with executed instructions (CLOCK_NS_PER_INSN each; never
+ * faster than the host's clock while that engine can be faster); when all vCPUs are idle it follows the host's monotonic clock,
+ * and never jumps past the next deadline by more than CLOCK_MAX_SLACK_NS. TSC = V * tsc_khz / 1e6, and every device timer is
+ * derived from V too. Surprise: timers fire on whichever vCPU thread notices that V passed the deadline. */
+#ifndef NB_CLOCK_H
+#define NB_CLOCK_H
+
+#include "base/base.h"
+#include <pthread.h>
+
+#define CLOCK_NS_PER_INSN 2            /* a 4 ms tick then holds 2 M instructions, whatever the host's load */
+#define CLOCK_MAX_SLACK_NS 1000000ull
+#define CLOCK_NEVER (~(u64)0)
+
+struct clock_timer {
+	u64 deadline;              /* V in ns, CLOCK_NEVER = not armed; clock->lock */
+	void (*fire)(void *opaque); /* called without clock->lock held; may re-arm */
+	void *opaque;
+	const char *name;
+	bool locked;               /* hold the clock's device lock around fire (set for all but the local APICs') */
+};
+
+#define CLOCK_MAX_TIMERS 128
+
+struct clock {
+	u64 now;                   /* V; atomic, only grows */
+	u64 next;                  /* earliest deadline of all timers; atomic */
+	pthread_mutex_t lock;
+	struct clock_timer *timers[CLOCK_MAX_TIMERS]; /* lock */
+	unsigned ntimers;          /* lock */
+	pthread_mutex_t *device_lock; /* bus->lock */
+	unsigned running;          /* vCPUs not idle; atomic */
+	void (*changed)(void *opaque); /* next moved earlier: running vCPUs must recompute their budget, idle ones their sleep */
+	void *changed_opaque;
+	u64 idle_base_host, idle_base_v; /* lock; when the last vCPU went idle */
+	i64 rtc_base_s;            /* wall-clock seconds at V = 0 */
+};
+
+void clock_init(struct clock *c, pthread_mutex_t *device_lock);
+
+/* V in ns as last published. Devices use this. */
+static inline u64 clock_now(const struct clock *c) { return __atomic_load_n(&c->now, __ATOMIC_ACQUIRE); }
+
+/* A vCPU has advanced V to at least v. Returns the new V (another vCPU may be ahead). */
+u64 clock_publish(struct clock *c, u64 v);
+
+/* Fires every timer that is due at the current V. Call when clock_now() >= next. */
+void clock_run_timers(struct clock *c);
+
+/* Registers a timer, once, before the vCPUs start. */
+void clock_add_timer(struct clock *c, struct clock_timer *t);
+/* (Re)arms or, with CLOCK_NEVER, disarms. Any thread. */
+void clock_arm(struct clock *c, struct clock_timer *t, u64 deadline);
+
+/* A vCPU goes idle / runs again. While none runs, clock_idle_now moves V with the host's clock, at most to the next deadline + slack. */
+void clock_vcpu_idle(struct clock *c);
+void clock_vcpu_run(struct clock *c);
+void clock_idle_update(struct clock *c);
+/* Host monotonic ns at which V reaches `next` if everything stays idle; CLOCK_NEVER if no timer is armed. */
+u64 clock_idle_wake_host_ns(struct clock *c);
+
+/* Ratio helpers without overflow: a * b / d in 128 bits. */
+static inline u64 clock_mul_div(u64 a, u64 b, u64 d) { return (u64)((u128)a * b / d); }
+
+#endif

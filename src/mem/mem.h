@@ -1,0 +1,73 @@
+/* Guest-physical memory of one VM: RAM and ROM slots over one memfd, code and dirty tracking, typed reads and writes.
+ * Not here: devices (bus/), guest page tables (cpu/mmu.h). Surprise: a page that holds decoded code is tracked in 64-byte
+ * lines; writers (vCPUs, DMA) call mem_note_write() for such pages and the engines hear of it. */
+#ifndef NB_MEM_H
+#define NB_MEM_H
+
+#include "base/base.h"
+
+enum mem_kind { MEM_RAM, MEM_ROM };
+
+struct mem_slot {
+	u64 gpa;       /* page-aligned */
+	u64 size;      /* page-aligned */
+	u8 *host;      /* start in the memfd mapping */
+	u64 frame;     /* number of the slot's first 4 KiB page in the VM's page arrays */
+	enum mem_kind kind;
+	const char *name;
+};
+
+#define MEM_MAX_SLOTS 16
+
+/* Called after bytes of a page with decoded code were written, from the writer's thread. */
+struct mem_listener {
+	void (*code_written)(void *opaque, u64 frame, unsigned first_line, unsigned last_line);
+	void *opaque;
+};
+
+struct mem {
+	struct mem_slot slots[MEM_MAX_SLOTS]; /* sorted by gpa; fixed after boot, but see mem_set_kind */
+	unsigned nslots;
+	u8 *base;        /* the whole memfd mapping */
+	u64 bytes, frames;
+	int memfd;
+	u64 *code_lines; /* per frame: bit n = 64-byte line n holds decoded code; atomic */
+	u64 *dirty;      /* one bit per frame, only while dirty_log; atomic */
+	bool dirty_log;
+	struct mem_listener listeners[16];
+	unsigned nlisteners;
+};
+
+/* Maps `bytes` (page multiple) of zeroed guest memory. Returns 0 or -errno with one log line. */
+int mem_init(struct mem *m, u64 bytes);
+void mem_free(struct mem *m);
+
+/* Gives the next `size` bytes of the memfd to guest-physical `gpa`. Before the vCPUs start. 0, or -ENOSPC / -EEXIST (overlap). */
+int mem_add_slot(struct mem *m, gpa_t at, u64 size, enum mem_kind kind, const char *name);
+
+/* The slot that holds `at`, or NULL (device or nothing). */
+const struct mem_slot *mem_slot_at(const struct mem *m, gpa_t at);
+
+/* Host address of [at, at+len) when it lies in one slot, else NULL. Does not track writes: use mem_write for those, or
+ * mem_note_write afterwards. */
+void *mem_ptr(const struct mem *m, gpa_t at, u64 len);
+
+/* Page number of `at` in the VM's page arrays, or -1 when it is no memory. */
+i64 mem_frame(const struct mem *m, gpa_t at);
+
+/* Copies across slots. Return 0, or -EFAULT when any byte is not memory (or, writing, is ROM); then nothing is copied. */
+int mem_read(const struct mem *m, gpa_t at, void *to, u64 len);
+int mem_write(struct mem *m, gpa_t at, const void *from, u64 len);
+
+/* Little-endian scalar of 1, 2, 4 or 8 bytes; one host access when naturally aligned. A hole reads as all ones. */
+u64 mem_read_le(const struct mem *m, gpa_t at, unsigned size);
+void mem_write_le(struct mem *m, gpa_t at, u64 value, unsigned size);
+
+/* A writer that went around mem_write has written `len` bytes inside frame `frame` at page offset `off`: log dirty, tell listeners if
+ * code was hit. */
+void mem_note_write(struct mem *m, u64 frame, unsigned off, unsigned len);
+int mem_add_listener(struct mem *m, struct mem_listener l);
+
+static inline u64 mem_code_lines(const struct mem *m, u64 frame) { return __atomic_load_n(&m->code_lines[frame], __ATOMIC_RELAXED); }
+
+#endif
