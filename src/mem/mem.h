@@ -63,8 +63,9 @@ int mem_write(struct mem *m, gpa_t at, const void *from, u64 len);
 u64 mem_read_le(const struct mem *m, gpa_t at, unsigned size);
 void mem_write_le(struct mem *m, gpa_t at, u64 value, unsigned size);
 
-/* A writer that went around mem_write has written `len` bytes inside frame `frame` at page offset `off`: log dirty, tell listeners if
- * code was hit. */
+/* A writer that went around mem_write has written `len` bytes inside frame `frame` at page offset `off`: log dirty; if 64-byte lines with decoded
+ * code were hit, clear their bits in code_lines (atomically, before telling) and tell listeners, so that a page whose code is all gone becomes
+ * an ordinary writable page again. An engine sets the bits before it reads the bytes, so a writer in between is either seen or told. */
 void mem_note_write(struct mem *m, u64 frame, unsigned off, unsigned len);
 int mem_add_listener(struct mem *m, struct mem_listener l);
 

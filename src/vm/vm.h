@@ -1,0 +1,130 @@
+/* One virtual machine: memory, board, vCPU threads, run loop, power. Devices and CPU semantics live below. */
+#ifndef NB_VM_H
+#define NB_VM_H
+
+#include "base/base.h"
+#include "bus/bus.h"
+#include "cpu/cpu.h"
+#include "cpu/engine.h"
+#include "mem/mem.h"
+#include <pthread.h>
+#include <stdio.h>
+
+#define VM_MAX_CPUS 64
+#define VM_MAX_DISKS 8
+#define VM_TSC_KHZ 2000000ull
+
+enum vm_serial { VM_SERIAL_STDIO, VM_SERIAL_NULL, VM_SERIAL_FILE };
+
+struct vm_config {
+	const char *kernel, *initrd, *append; /* initrd: comma-separated modules for multiboot */
+	u64 memory;                           /* bytes, multiple of 1 MiB */
+	unsigned cpus;
+	bool nested;
+	const char *cpu_model;
+	const char *engine;                   /* auto, interp */
+	enum vm_serial serial;
+	const char *serial_path;
+	const char *disks[VM_MAX_DISKS];
+	unsigned ndisks;
+	bool test_devices, no_reboot, stats;
+	unsigned timeout_s;                   /* 0: none */
+};
+
+/* Why the machine stopped; becomes the process's exit status. */
+enum vm_end { VM_RUNNING, VM_POWERED_OFF, VM_DIED, VM_DEBUG_EXIT, VM_TIMEOUT, VM_QUIT, VM_REBOOT_REFUSED, VM_HOST_ERROR };
+
+struct vm;
+
+/* A request to a vCPU's own thread about code; see code.c. */
+struct vm_code_request { u64 frame; u8 first, last; bool claim; u32 *acks; };
+#define VM_CODE_QUEUE 64
+
+struct vcpu {
+	struct cpu *cpu;
+	struct vm *vm;
+	pthread_t thread;
+	bool started;
+	pthread_mutex_t lock;
+	pthread_cond_t wake;
+	bool sleeping;              /* lock */
+	bool in_guest;              /* atomic: may touch guest memory through its TLB */
+	struct clock_timer wake_timer; /* a halted guest-mode vCPU's own deadline */
+	pthread_mutex_t code_lock;
+	struct vm_code_request queue[VM_CODE_QUEUE]; /* code_lock */
+	unsigned nqueue;            /* code_lock */
+	bool overflow;              /* code_lock: requests were lost, so forget everything */
+};
+
+struct vm {
+	struct vm_config cfg;
+	struct mem mem;
+	struct clock clock;
+	struct bus bus;
+	const struct engine_ops *engine;
+	struct cpu_model *model;
+	struct vcpu vcpus[VM_MAX_CPUS];
+	unsigned ncpus;
+	struct cpu_io io;
+	struct board *board;
+
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	enum vm_end end;            /* lock; first reason wins */
+	u32 debug_exit_value;       /* lock */
+	bool reset_wanted;          /* lock */
+	bool stop;                  /* atomic: vCPU threads return */
+	unsigned parked;            /* lock: vCPU threads that wait in a pause */
+	bool pause;                 /* lock */
+	int event_fd;               /* wakes the main loop when end or reset_wanted changes */
+	struct state_buf poweron;   /* all device and CPU state at power-on: RESET loads it */
+	u64 start_host_ns;
+};
+
+/* Builds the machine and loads the kernel. 0, or -errno with one log line. */
+int vm_create(struct vm *vm, const struct vm_config *cfg);
+void vm_destroy(struct vm *vm);
+
+/* Starts the vCPU threads; returns at once. 0 or -errno. */
+int vm_start(struct vm *vm);
+/* Stops the vCPU threads and joins them. */
+void vm_stop(struct vm *vm);
+/* Ends the machine for `why` (first caller wins) and wakes the main loop. Any thread. */
+void vm_end(struct vm *vm, enum vm_end why);
+/* Main loop's part when event_fd fired: performs a pending reset. True while the machine goes on. */
+bool vm_handle_events(struct vm *vm);
+/* All vCPUs outside the guest until vm_resume; device state is still. Not from a vCPU thread. */
+void vm_pause(struct vm *vm);
+void vm_resume(struct vm *vm);
+
+/* All state of CPUs and devices into / from b. Paused only. */
+void vm_save_state(struct vm *vm, struct state_buf *b);
+int vm_load_state(struct vm *vm, const struct state_buf *b);
+
+void vm_print_stats(struct vm *vm, FILE *out);
+
+/* ---- vcpu.c ---- */
+int vcpu_create(struct vm *vm, unsigned index);
+void vcpu_destroy(struct vcpu *v);
+int vcpu_start(struct vcpu *v);
+void vcpu_kick(struct vm *vm, unsigned index);   /* wake if asleep; something was pended before */
+void vm_clock_changed(void *vm);
+
+/* ---- code.c ---- */
+void vm_claim_code(void *vm, struct cpu *c, u64 frame);
+void vm_service_code(void *vm, struct cpu *c);
+void vm_code_written(void *vm, u64 frame, unsigned first_line, unsigned last_line);
+extern _Thread_local struct vcpu *vcpu_current;
+
+/* ---- board.c ---- */
+int board_create(struct vm *vm);
+void board_destroy(struct vm *vm);
+int board_boot(struct vm *vm);                   /* load the kernel into memory and vCPU 0 */
+void board_save(struct vm *vm, struct state_buf *b);
+int board_load(struct vm *vm, const struct state_buf *b, size_t *pos);
+void board_serial_input(struct vm *vm, const u8 *bytes, size_t n);
+
+/* ---- time ---- */
+u64 host_now_ns(void); /* host/time.c: CLOCK_MONOTONIC */
+
+#endif
