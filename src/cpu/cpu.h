@@ -198,6 +198,8 @@ struct cpu_io {
 	void (*mmio_write)(void *vm, u64 addr, u64 value, unsigned size);
 	/* Frame `frame` is about to get its first decoded instruction: take write permission from every vCPU's TLB and wait until they have. */
 	void (*claim_code)(void *vm, struct cpu *c, u64 frame);
+	/* PEND_CODE: answer what other vCPUs asked about code; clears the bit. */
+	void (*service_code)(void *vm, struct cpu *c);
 	void *vm;
 };
 

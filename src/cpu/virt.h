@@ -99,6 +99,7 @@ struct virt_ops {
 	void (*tlb_tag)(const struct cpu *c, u16 *vpid, u64 *npt_root);
 
 	void (*reset)(struct cpu *c);
+	void (*loaded)(struct cpu *c); /* virt_state was loaded from outside: rebuild what is derived; may be NULL */
 	const struct state_desc *state; /* describes virt_state's saved part, which is its first member */
 };
 

@@ -12,15 +12,26 @@
 
 _Thread_local struct vcpu *vcpu_current;
 
+/* Flush everything instead: forget requests and claims that nobody waits for are covered by that. */
+static void collapse(struct vcpu *v)
+{
+	unsigned kept = 0;
+	for (unsigned i = 0; i < v->nqueue; i++)
+		if (v->queue[i].acks)
+			v->queue[kept++] = v->queue[i];
+	v->nqueue = kept;
+	v->overflow = true;
+}
+
+/* Claims that are waited for always fit: each other vCPU has at most one. */
 static void post(struct vcpu *v, struct vm_code_request r)
 {
 	pthread_mutex_lock(&v->code_lock);
-	if (v->nqueue < VM_CODE_QUEUE) {
+	if (v->nqueue >= VM_CODE_QUEUE)
+		collapse(v);
+	if (r.acks || !v->overflow) {
+		bug_if(v->nqueue >= array_len(v->queue));
 		v->queue[v->nqueue++] = r;
-	} else {
-		v->overflow = true;
-		if (r.acks)
-			__atomic_fetch_add(r.acks, 1, __ATOMIC_SEQ_CST);
 	}
 	pthread_mutex_unlock(&v->code_lock);
 	cpu_pend(v->cpu, PEND_CODE);
@@ -39,7 +50,7 @@ void vm_service_code(void *opaque, struct cpu *c)
 {
 	struct vm *vm = opaque;
 	struct vcpu *v = &vm->vcpus[c->index];
-	struct vm_code_request copy[VM_CODE_QUEUE];
+	struct vm_code_request copy[VM_CODE_QUEUE + VM_MAX_CPUS];
 	cpu_unpend(c, PEND_CODE);
 	pthread_mutex_lock(&v->code_lock);
 	unsigned n = v->nqueue;

@@ -6,6 +6,7 @@
 #include "bus/bus.h"
 #include "cpu/cpu.h"
 #include "cpu/engine.h"
+#include "host/time.h"
 #include "mem/mem.h"
 #include <pthread.h>
 #include <stdio.h>
@@ -51,7 +52,7 @@ struct vcpu {
 	bool in_guest;              /* atomic: may touch guest memory through its TLB */
 	struct clock_timer wake_timer; /* a halted guest-mode vCPU's own deadline */
 	pthread_mutex_t code_lock;
-	struct vm_code_request queue[VM_CODE_QUEUE]; /* code_lock */
+	struct vm_code_request queue[VM_CODE_QUEUE + VM_MAX_CPUS]; /* code_lock */
 	unsigned nqueue;            /* code_lock */
 	bool overflow;              /* code_lock: requests were lost, so forget everything */
 };
@@ -79,6 +80,7 @@ struct vm {
 	int event_fd;               /* wakes the main loop when end or reset_wanted changes */
 	struct state_buf poweron;   /* all device and CPU state at power-on: RESET loads it */
 	u64 start_host_ns;
+	volatile int quit_signal;   /* set by a signal handler */
 };
 
 /* Builds the machine and loads the kernel. 0, or -errno with one log line. */
@@ -124,7 +126,7 @@ void board_save(struct vm *vm, struct state_buf *b);
 int board_load(struct vm *vm, const struct state_buf *b, size_t *pos);
 void board_serial_input(struct vm *vm, const u8 *bytes, size_t n);
 
-/* ---- time ---- */
-u64 host_now_ns(void); /* host/time.c: CLOCK_MONOTONIC */
+
+
 
 #endif

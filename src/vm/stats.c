@@ -1,0 +1,42 @@
+/* --stats: what the machine did, in "stats: name value" lines that people and scripts read. */
+#include "vm/vm.h"
+#include "vmx/vmx.h"
+
+static double seconds(u64 ns) { return (double)ns / NSEC_PER_SEC; }
+
+static void print_exits(const struct vm *vm, FILE *out)
+{
+	u64 total = 0, entries = 0, failures = 0, by_reason[128] = { 0 };
+	for (unsigned i = 0; i < vm->ncpus; i++) {
+		const struct cpu_stats *s = &vm->vcpus[i].cpu->stats;
+		entries += s->vmentries;
+		failures += s->vmentry_failures;
+		for (unsigned r = 0; r < array_len(by_reason); r++) {
+			by_reason[r] += s->vmexits[r];
+			total += s->vmexits[r];
+		}
+	}
+	fprintf(out, "stats: vmexits total=%llu entries=%llu failed_entries=%llu\n", (unsigned long long)total, (unsigned long long)entries,
+		(unsigned long long)failures);
+	for (unsigned r = 0; r < array_len(by_reason); r++)
+		if (by_reason[r])
+			fprintf(out, "stats: vmexit reason=%u name=\"%s\" count=%llu\n", r, vmx_exit_name(r), (unsigned long long)by_reason[r]);
+}
+
+void vm_print_stats(struct vm *vm, FILE *out)
+{
+	u64 wall = host_now_ns() - vm->start_host_ns;
+	u64 insns = 0;
+	for (unsigned i = 0; i < vm->ncpus; i++) {
+		const struct cpu *c = vm->vcpus[i].cpu;
+		const struct cpu_stats *s = &c->stats;
+		insns += c->icount;
+		fprintf(out, "stats: vcpu=%u insns=%llu blocks_decoded=%llu lookups=%llu invalidated=%llu tlb_misses=%llu walks=%llu interrupts=%llu halts=%llu ports=%llu mmio=%llu\n",
+			i, (unsigned long long)c->icount, (unsigned long long)s->decodes, (unsigned long long)s->block_lookups,
+			(unsigned long long)s->code_invalidations, (unsigned long long)s->tlb_misses, (unsigned long long)s->walks,
+			(unsigned long long)s->interrupts, (unsigned long long)s->halts, (unsigned long long)s->ports, (unsigned long long)s->mmios);
+	}
+	fprintf(out, "stats: wall_s=%.3f virtual_s=%.3f insns=%llu mips=%.1f\n", seconds(wall), seconds(clock_now(&vm->clock)),
+		(unsigned long long)insns, wall ? (double)insns * 1000 / wall : 0.0);
+	print_exits(vm, out);
+}

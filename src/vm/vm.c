@@ -1,0 +1,296 @@
+/* The machine as a whole: build, start, pause, reset, state, end. */
+#include "vm/vm.h"
+#include "base/log.h"
+#include "cpu/core.h"
+#include "cpu/mmu.h"
+#include "vmx/vmx.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+/* ---- what the CPUs ask of the machine ---- */
+static u64 io_port_read(void *vm, u16 port, unsigned size) { return bus_port_read(&((struct vm *)vm)->bus, port, size); }
+static void io_port_write(void *vm, u16 port, u64 v, unsigned size) { bus_port_write(&((struct vm *)vm)->bus, port, v, size); }
+static u64 io_mmio_read(void *vm, u64 addr, unsigned size) { return bus_mmio_read(&((struct vm *)vm)->bus, addr, size); }
+static void io_mmio_write(void *vm, u64 addr, u64 v, unsigned size) { bus_mmio_write(&((struct vm *)vm)->bus, addr, v, size); }
+
+static void notify(struct vm *vm)
+{
+	u64 one = 1;
+	if (write(vm->event_fd, &one, sizeof one) < 0)
+		log_debug("eventfd: %s", strerror(errno));
+}
+
+static void stop_running(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->ncpus; i++) {
+		cpu_pend(vm->vcpus[i].cpu, PEND_KICK);
+		vcpu_kick(vm, i);
+	}
+}
+
+void vm_end(struct vm *vm, enum vm_end why)
+{
+	pthread_mutex_lock(&vm->lock);
+	if (vm->end == VM_RUNNING)
+		vm->end = why;
+	vm->pause = true; /* vCPUs park at their next boundary */
+	pthread_mutex_unlock(&vm->lock);
+	stop_running(vm);
+	notify(vm);
+}
+
+static void on_power(void *opaque, enum bus_power what, u32 value)
+{
+	struct vm *vm = opaque;
+	switch (what) {
+	case BUS_POWER_OFF:
+		vm_end(vm, VM_POWERED_OFF);
+		break;
+	case BUS_DEBUG_EXIT:
+		pthread_mutex_lock(&vm->lock);
+		if (vm->end == VM_RUNNING)
+			vm->debug_exit_value = value;
+		pthread_mutex_unlock(&vm->lock);
+		vm_end(vm, VM_DEBUG_EXIT);
+		break;
+	case BUS_RESET:
+		if (vm->cfg.no_reboot) {
+			vm_end(vm, VM_REBOOT_REFUSED);
+			break;
+		}
+		pthread_mutex_lock(&vm->lock);
+		vm->reset_wanted = true;
+		vm->pause = true;
+		pthread_mutex_unlock(&vm->lock);
+		stop_running(vm);
+		notify(vm);
+		break;
+	}
+}
+
+/* ---- pause ---- */
+static unsigned started(const struct vm *vm)
+{
+	unsigned n = 0;
+	for (unsigned i = 0; i < vm->ncpus; i++)
+		n += vm->vcpus[i].started;
+	return n;
+}
+
+void vm_pause(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	vm->pause = true;
+	pthread_mutex_unlock(&vm->lock);
+	stop_running(vm);
+	pthread_mutex_lock(&vm->lock);
+	while (vm->parked < started(vm))
+		pthread_cond_wait(&vm->changed, &vm->lock);
+	pthread_mutex_unlock(&vm->lock);
+}
+
+void vm_resume(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	vm->pause = false;
+	pthread_cond_broadcast(&vm->changed);
+	pthread_mutex_unlock(&vm->lock);
+}
+
+/* ---- state ---- */
+static void instance_name(char *to, size_t n, const char *what, unsigned i) { snprintf(to, n, "%s%u", what, i); }
+
+void vm_save_state(struct vm *vm, struct state_buf *b)
+{
+	char name[32];
+	for (unsigned i = 0; i < vm->ncpus; i++) {
+		struct cpu *c = vm->vcpus[i].cpu;
+		instance_name(name, sizeof name, "cpu", i);
+		state_save(b, &cpu_arch_state, name, &c->arch);
+		if (c->virt) {
+			instance_name(name, sizeof name, "virt", i);
+			state_save(b, c->virt->state, name, c->virt_state);
+		}
+	}
+	board_save(vm, b);
+}
+
+int vm_load_state(struct vm *vm, const struct state_buf *b)
+{
+	char name[32];
+	size_t pos = 0;
+	int err = 0;
+	for (unsigned i = 0; i < vm->ncpus && !err; i++) {
+		struct cpu *c = vm->vcpus[i].cpu;
+		instance_name(name, sizeof name, "cpu", i);
+		err = state_load(b, &pos, &cpu_arch_state, name, &c->arch);
+		instance_name(name, sizeof name, "virt", i);
+		if (!err && c->virt)
+			err = state_load(b, &pos, c->virt->state, name, c->virt_state);
+	}
+	if (!err)
+		err = board_load(vm, b, &pos);
+	for (unsigned i = 0; i < vm->ncpus && !err; i++) {
+		struct cpu *c = vm->vcpus[i].cpu;
+		c->x87_resident = false;
+		if (c->virt && c->virt->loaded)
+			c->virt->loaded(c);
+		cpu_update_mode(c);
+		mmu_flush_all(c);
+		mmu_switch(c);
+		vm->engine->forget_all(c);
+		cpu_pend(c, PEND_INTR | PEND_VIRT | PEND_TIMER | PEND_STEP);
+	}
+	return err;
+}
+
+/* RESET: every register of CPUs and devices as at power-on, the kernel loaded anew; memory keeps its other contents, as on hardware. */
+static void reset(struct vm *vm)
+{
+	vm_pause(vm);
+	int err = vm_load_state(vm, &vm->poweron);
+	if (!err)
+		err = board_boot(vm);
+	if (err) {
+		vm_end(vm, VM_HOST_ERROR);
+		return;
+	}
+	for (unsigned i = 0; i < vm->ncpus; i++) {
+		cpu_update_mode(vm->vcpus[i].cpu);
+		mmu_flush_all(vm->vcpus[i].cpu);
+		vm->engine->forget_all(vm->vcpus[i].cpu);
+	}
+	log_debug("machine reset");
+	vm_resume(vm);
+}
+
+bool vm_handle_events(struct vm *vm)
+{
+	u64 n;
+	if (read(vm->event_fd, &n, sizeof n) < 0 && errno != EAGAIN)
+		log_debug("eventfd: %s", strerror(errno));
+	pthread_mutex_lock(&vm->lock);
+	bool ended = vm->end != VM_RUNNING, wanted = vm->reset_wanted;
+	vm->reset_wanted = false;
+	pthread_mutex_unlock(&vm->lock);
+	if (!ended && wanted)
+		reset(vm);
+	return !ended;
+}
+
+/* ---- build ---- */
+static int create_memory(struct vm *vm)
+{
+	const u64 below_hole = 0xb0000000ull; /* ECAM and device windows follow: GUESTS.md "Chipset" */
+	u64 low = min_u64(vm->cfg.memory, below_hole);
+	int err = mem_init(&vm->mem, vm->cfg.memory);
+	if (!err)
+		err = mem_add_slot(&vm->mem, gpa(0), low, MEM_RAM, "ram-low");
+	if (!err && vm->cfg.memory > low)
+		err = mem_add_slot(&vm->mem, gpa(4 * GiB), vm->cfg.memory - low, MEM_RAM, "ram-high");
+	return err;
+}
+
+static int create_cpus(struct vm *vm)
+{
+	vm->model = cpu_model_make(vm->cfg.cpu_model, vm->cfg.nested, vm->ncpus, VM_TSC_KHZ);
+	if (!vm->model) {
+		log_error("unknown CPU model \"%s\"; --cpu help lists them", vm->cfg.cpu_model);
+		return -EINVAL;
+	}
+	vm->io = (struct cpu_io){ io_port_read, io_port_write, io_mmio_read, io_mmio_write, .claim_code = vm_claim_code,
+				  .service_code = vm_service_code, .vm = vm };
+	for (unsigned i = 0; i < vm->ncpus; i++) {
+		int err = vcpu_create(vm, i);
+		if (!err && vm->cfg.nested)
+			err = vmx_create(vm->vcpus[i].cpu);
+		if (err) {
+			log_error("cannot create vCPU %u: %s", i, strerror(-err));
+			return err;
+		}
+	}
+	return 0;
+}
+
+int vm_create(struct vm *vm, const struct vm_config *cfg)
+{
+	memset(vm, 0, sizeof *vm);
+	vm->cfg = *cfg;
+	vm->ncpus = cfg->cpus;
+	vm->engine = &interp_engine;
+	vm->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (vm->event_fd < 0) {
+		log_error("eventfd: %s", strerror(errno));
+		return -errno;
+	}
+	pthread_mutex_init(&vm->lock, NULL);
+	pthread_cond_init(&vm->changed, NULL);
+	int err = create_memory(vm);
+	if (err)
+		return err;
+	bus_init(&vm->bus, &vm->mem, &vm->clock);
+	clock_init(&vm->clock, &vm->bus.lock);
+	vm->clock.changed = vm_clock_changed;
+	vm->clock.changed_opaque = vm;
+	vm->bus.power = on_power;
+	vm->bus.power_opaque = vm;
+	err = create_cpus(vm);
+	if (!err)
+		err = mem_add_listener(&vm->mem, (struct mem_listener){ vm_code_written, vm });
+	if (!err)
+		err = board_create(vm);
+	if (err)
+		return err;
+	for (unsigned i = 0; i < vm->ncpus; i++)
+		cpu_reset(vm->vcpus[i].cpu);
+	vm_save_state(vm, &vm->poweron);
+	err = board_boot(vm);
+	for (unsigned i = 0; i < vm->ncpus && !err; i++) {
+		cpu_update_mode(vm->vcpus[i].cpu);
+		mmu_switch(vm->vcpus[i].cpu);
+	}
+	return err;
+}
+
+void vm_destroy(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->ncpus; i++) {
+		if (vm->vcpus[i].cpu && vm->vcpus[i].cpu->virt)
+			vmx_destroy(vm->vcpus[i].cpu);
+		vcpu_destroy(&vm->vcpus[i]);
+	}
+	board_destroy(vm);
+	cpu_model_free(vm->model);
+	state_buf_free(&vm->poweron);
+	mem_free(&vm->mem);
+	if (vm->event_fd > 0)
+		close(vm->event_fd);
+}
+
+int vm_start(struct vm *vm)
+{
+	vm->start_host_ns = host_now_ns();
+	for (unsigned i = 0; i < vm->ncpus; i++) {
+		int err = vcpu_start(&vm->vcpus[i]);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+void vm_stop(struct vm *vm)
+{
+	__atomic_store_n(&vm->stop, true, __ATOMIC_SEQ_CST);
+	stop_running(vm);
+	vm_resume(vm);
+	for (unsigned i = 0; i < vm->ncpus; i++)
+		if (vm->vcpus[i].started) {
+			cpu_pend(vm->vcpus[i].cpu, PEND_KICK);
+			vcpu_kick(vm, i);
+			pthread_join(vm->vcpus[i].thread, NULL);
+			vm->vcpus[i].started = false;
+		}
+}
