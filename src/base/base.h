@@ -40,6 +40,7 @@ static inline gpa_t gpa(u64 v) { return (gpa_t){ v }; }
 /* bit(63) is right; 1 << 63 is not. */
 static inline u64 bit(unsigned n) { return (u64)1 << n; }
 #define BIT(n) ((u64)1 << (n)) /* for constants and case labels */
+#define BIT32(n) ((u32)1 << (n))
 
 /* Bits hi..lo of v, right-aligned. 0 <= lo <= hi <= 63. */
 static inline u64 bits(u64 v, unsigned hi, unsigned lo) { return (v >> lo) & (~(u64)0 >> (63 - (hi - lo))); }

@@ -15,56 +15,125 @@
 #define ACC_X 4u
 #define ACC_SYS 8u   /* implicit supervisor access (descriptor tables, TSS): supervisor whatever the CPL, AC ignored */
 #define ACC_PROBE 16u /* do not fill cpu->fault, do not set A/D (debugger, explain) */
+#define ACC_UPAGE 32u /* given to npt_walk with NPT_DATA: the linear address is a user page (mode-based execute control) */
 
-/* Permission bits of an entry: data classes 0 supervisor, 1 supervisor with AC set or SMAP off, 2 user. */
+/* Access classes (cpu->acc_class): 0 supervisor with SMAP on and AC clear, 1 supervisor with AC set or SMAP off, 2 user, and 3 for when every access must
+ * take the slow path: alignment checks or data breakpoints are on. mmu_access_class() picks one.
+ *
+ * Permission bits of an entry. TLB_R, TLB_W: host memory may be touched directly; those of class 3 are never set. TLB_OK_*: the translation
+ * permits it, but the page may be a device, hold code, or have to be logged: ask the slow path, which then need not walk. */
 #define TLB_R(cls) (1u << (2 * (cls)))
 #define TLB_W(cls) (2u << (2 * (cls)))
-#define TLB_XS (1u << 6)
-#define TLB_XU (1u << 7)
-#define TLB_GLOBAL (1u << 8)
-#define TLB_LARGE (1u << 9)
+#define TLB_W_ALL (TLB_W(0) | TLB_W(1) | TLB_W(2))
+#define TLB_XS BIT32(8)      /* execute at CPL < 3 */
+#define TLB_XU BIT32(9)      /* execute at CPL 3 */
+#define TLB_GLOBAL BIT32(10)
+#define TLB_LARGE BIT32(11)  /* a piece of a 2 or 4 MiB page of the guest */
+#define TLB_HUGE BIT32(12)   /* a piece of a 1 GiB page */
+#define TLB_PKEY BIT32(13)   /* depends on PKRU */
+#define TLB_IO BIT32(14)     /* device, APIC page or nothing: no host memory */
+#define TLB_ROM BIT32(15)    /* writes go to the bus */
+#define TLB_OK_SHIFT 16
+#define TLB_OK_R(cls) (TLB_R(cls) << TLB_OK_SHIFT)
+#define TLB_OK_W(cls) (TLB_W(cls) << TLB_OK_SHIFT)
+
+#define TLB_EMPTY 1          /* tag that no page address equals */
+#define TLB_NO_FRAME (~0u)
 
 struct tlb_entry {
-	u64 tag;     /* linear page address; 1 when empty (never matches) */
-	u64 addend;  /* host address = linear address + addend; valid when any permission bit is set */
+	u64 tag;     /* linear page address, or TLB_EMPTY */
+	u64 addend;  /* host address = linear address + addend; valid unless TLB_IO */
 	u64 gpa;     /* L1-physical page address */
-	u32 perm;
-	u32 frame;   /* mem/ page number */
+	u32 perm;    /* TLB_* */
+	u32 frame;   /* mem/ page number; TLB_NO_FRAME with TLB_IO */
 };
 
 #define TLB_ENTRIES 1024 /* per context; direct-mapped by page number */
 struct tlb_ctx {
 	struct tlb_entry e[TLB_ENTRIES];
 	u64 used[TLB_ENTRIES / 64]; /* which entries may be filled */
-	u16 vpid, pcid;
+	/* Which large pages may have pieces here, so that INVLPG of a small page need not look: bit n = some region with number n mod 64. */
+	u64 large, huge;
+};
+
+/* What a context's translations depend on. `key` holds the mode bits that decide permissions (CR0.PG WP, CR4.PSE PAE SMEP SMAP PKE, EFER.LMA NXE, guest mode),
+ * so a change of one cannot revive stale permissions: call mmu_switch after it. (The next miss notices too.) */
+struct tlb_tag {
 	u64 npt_root;
+	u16 vpid, pcid;
+	u32 key;
 	u64 lru;
 	bool valid;
 };
 
+/* A nested guest's page that was used as a paging structure: guest-physical -> host, tagged by the nested root only (the manual's "guest-physical
+ * mappings"). It saves four nested walks of five. */
+struct ntlb_entry {
+	u64 at;      /* l2gpa of the page, or TLB_EMPTY */
+	u64 root;
+	u8 *host;    /* NULL: no memory */
+	u32 frame;
+	bool w;      /* may be written without another nested walk */
+};
+
 #define TLB_CONTEXTS 24
+#define NTLB_ENTRIES 256
 struct tlb {
 	struct tlb_ctx *cur;      /* the active context */
+	struct tlb_tag *cur_tag;
 	u64 tick;
 	u64 *maybe_written;       /* bit per frame: some entry may give write permission; sized by mem->frames */
+	struct tlb_tag tag[TLB_CONTEXTS];
+	struct ntlb_entry ntlb[NTLB_ENTRIES];
 	struct tlb_ctx ctx[TLB_CONTEXTS];
 };
+
+/* ---- access class, for cpu_update_mode() ---- */
+/* Also after changes of DR7, CR0.AM, CR4.SMAP, RFLAGS.AC and CPL. */
+static inline bool mmu_alignment_on(const struct cpu *c)
+{
+	return unlikely(c->arch.rflags & FLAG_AC) && c->arch.cpl == 3 && (c->arch.cr0 & CR0_AM);
+}
+/* A data or I/O breakpoint is enabled: type field (R/W) not 0. */
+static inline bool mmu_debug_on(const struct cpu *c)
+{
+	u64 dr7 = c->arch.dr[7];
+	if (likely(!(dr7 & 0xff)))
+		return false;
+	for (unsigned i = 0; i < 4; i++)
+		if ((dr7 >> (2 * i) & 3) && (dr7 >> (16 + 4 * i) & 3))
+			return true;
+	return false;
+}
+/* 0, 1 or 2. */
+static inline u8 mmu_privilege_class(const struct cpu *c)
+{
+	if (c->arch.cpl == 3)
+		return 2;
+	return (c->arch.cr4 & CR4_SMAP) && !(c->arch.rflags & FLAG_AC) ? 0 : 1;
+}
+static inline u8 mmu_access_class(const struct cpu *c)
+{
+	return mmu_alignment_on(c) || mmu_debug_on(c) ? 3 : mmu_privilege_class(c);
+}
 
 int mmu_create(struct cpu *c);
 void mmu_destroy(struct cpu *c);
 
-/* After CR3, PCID, VPID, nested root or CR0.PG changed: make the right context current (an empty one if unknown). */
+/* After CR3, PCID, VPID, nested root or a bit of tlb_tag.key changed: make the right context current (an empty one if unknown). Drops nothing. */
 void mmu_switch(struct cpu *c);
 
 /* ---- invalidation (SDM "Invalidation of TLBs and Paging-Structure Caches"; VMX "Operations that Invalidate Cached Mappings") ---- */
 void mmu_flush_all(struct cpu *c);                              /* every context */
-void mmu_flush_current(struct cpu *c, bool globals);            /* current VPID+PCID; without globals: G entries stay */
+void mmu_flush_current(struct cpu *c, bool globals);            /* current VPID+PCID; without globals: G entries stay; with: all PCIDs (CR4.PGE) */
 void mmu_flush_vpid(struct cpu *c, u16 vpid, bool globals);     /* all PCIDs of a VPID */
 void mmu_flush_pcid(struct cpu *c, u16 vpid, u16 pcid);         /* INVPCID type 1: non-global */
 void mmu_flush_npt(struct cpu *c, u64 npt_root);                /* INVEPT single context: all contexts with this root */
 void mmu_invlpg(struct cpu *c, gva_t la);                       /* current VPID, every PCID for global entries */
 void mmu_invlpg_vpid(struct cpu *c, u16 vpid, gva_t la);        /* INVVPID type 0 */
-/* Take write permission for `frame` from every entry of every context (a page got decoded code, or dirty logging starts). */
+void mmu_flush_pkeys(struct cpu *c);                            /* PKRU changed: all that depended on it */
+/* Take write permission for `frame` from every entry of every context (a page gets decoded code: its bit in
+ * mem->code_lines is set before this, so that the next miss leaves the permission out). */
 void mmu_write_protect(struct cpu *c, u64 frame);
 
 /* ---- slow paths; callers are the inline functions below ---- */
@@ -78,20 +147,36 @@ static inline struct tlb_entry *mmu_hit(const struct cpu *c, u64 la, u32 need)
 	return likely(e->tag == (la & PAGE_MASK) && (e->perm & need) == need) ? e : NULL;
 }
 
-/* Data access at linear address la with the current privilege; size 1, 2, 4 or 8. Alignment checks (#AC) are done in the slow path and by engines when
- * CR0.AM && RFLAGS.AC && CPL 3. False: cpu->fault is set. */
+/* One host access of 1, 2, 4 or 8 bytes, so that an aligned one is atomic as on the real CPU. */
+static must_inline u64 mmu_host_load(const void *p, unsigned size)
+{
+	switch (size) {
+	case 1: return *(const volatile u8 *)p;
+	case 2: return *(const volatile u16 *)p;
+	case 4: return *(const volatile u32 *)p;
+	default: return *(const volatile u64 *)p;
+	}
+}
+
+static must_inline void mmu_host_store(void *p, unsigned size, u64 v)
+{
+	switch (size) {
+	case 1: *(volatile u8 *)p = (u8)v; return;
+	case 2: *(volatile u16 *)p = (u16)v; return;
+	case 4: *(volatile u32 *)p = (u32)v; return;
+	default: *(volatile u64 *)p = v; return;
+	}
+}
+
+/* Data access at linear address la with the current privilege; size 1, 2, 4 or 8. False: cpu->fault is set. A non-canonical address gives #GP(0): the MMU does
+ * not know the segment, so engines turn it into #SS(0) when the operand's segment is SS. Alignment (#AC) and data breakpoints: access class 3. */
 static must_inline bool mmu_read(struct cpu *c, u64 la, unsigned size, u64 *v)
 {
 	struct tlb_entry *e = mmu_hit(c, la, TLB_R(c->acc_class));
 	if (unlikely(!e || (la & 0xfff) > 0x1000 - size))
 		return mmu_read_slow(c, la, size, v);
-	const void *p = (const void *)(la + e->addend);
-	switch (size) {
-	case 1: *v = __atomic_load_n((const u8 *)p, __ATOMIC_RELAXED); return true;
-	case 2: *v = *(const volatile u16 *)p; return true;
-	case 4: *v = *(const volatile u32 *)p; return true;
-	default: *v = *(const volatile u64 *)p; return true;
-	}
+	*v = mmu_host_load((const void *)(la + e->addend), size);
+	return true;
 }
 
 static must_inline bool mmu_write(struct cpu *c, u64 la, unsigned size, u64 v)
@@ -99,13 +184,8 @@ static must_inline bool mmu_write(struct cpu *c, u64 la, unsigned size, u64 v)
 	struct tlb_entry *e = mmu_hit(c, la, TLB_W(c->acc_class));
 	if (unlikely(!e || (la & 0xfff) > 0x1000 - size))
 		return mmu_write_slow(c, la, size, v);
-	void *p = (void *)(la + e->addend);
-	switch (size) {
-	case 1: *(volatile u8 *)p = (u8)v; return true;
-	case 2: *(volatile u16 *)p = (u16)v; return true;
-	case 4: *(volatile u32 *)p = (u32)v; return true;
-	default: *(volatile u64 *)p = v; return true;
-	}
+	mmu_host_store((void *)(la + e->addend), size, v);
+	return true;
 }
 
 /* Any length up to 4096, at most two pages; all or nothing. Device memory is accessed in pieces of at most 8 bytes. */
@@ -119,21 +199,31 @@ bool mmu_probe_read(struct cpu *c, u64 la, unsigned len);
 bool mmu_read_sys(struct cpu *c, u64 la, unsigned size, u64 *v);
 bool mmu_write_sys(struct cpu *c, u64 la, unsigned size, u64 v);
 
-/* Read-modify-write in place: host address of [la, la+size) with write permission checked, when it is plain RAM within one page; then end
- * with mmu_rmw_done. *slow is set (and NULL returned, no fault) when it is not: two pages, device or code-page lines... For those use
- * mmu_rmw_slow, which holds the VM-wide split lock. NULL and !*slow: cpu->fault is set. */
-void *mmu_rmw(struct cpu *c, u64 la, unsigned size, bool *slow);
-void mmu_rmw_done(struct cpu *c, u64 la, unsigned size);
-/* Calls fn(old, arg, &new) under the split lock on up to 16 bytes; writes new back (always a write cycle). False: fault. */
+/* Read-modify-write in place: host address of [la, la+size) with write permission checked, when it is plain RAM that lies in one piece on the host (which
+ * makes the host's own locked instructions right, split ones too); then end with mmu_rmw_done. *slow is set (and NULL returned, no fault)
+ * when it is not: scattered pages, device, a page with code... For those use mmu_rmw_slow. NULL and !*slow: cpu->fault is set. */
+void *mmu_rmw_miss(struct cpu *c, u64 la, unsigned size, bool *slow);
+static must_inline void *mmu_rmw(struct cpu *c, u64 la, unsigned size, bool *slow)
+{
+	struct tlb_entry *e = mmu_hit(c, la, TLB_W(c->acc_class));
+	if (unlikely(!e || (la & 0xfff) > 0x1000 - size))
+		return mmu_rmw_miss(c, la, size, slow);
+	*slow = false;
+	return (void *)(la + e->addend);
+}
+/* Nothing to do today: pages that must hear of writes are never given out by mmu_rmw. */
+static inline void mmu_rmw_done(struct cpu *c, u64 la, unsigned size) {}
+/* Under the process-wide split lock: calls fn on a copy of the 1 to 16 bytes at la, which it changes in place, and writes them back (always a write cycle).
+ * fn may be called again when another vCPU got in between: it must not consume its arg. False: fault. */
 bool mmu_rmw_slow(struct cpu *c, u64 la, unsigned size, void (*fn)(void *bytes, void *arg), void *arg);
 
 /* For string instructions: host address at la for reading or writing, and in *len how many bytes from there lie in plain RAM of the same page
  * (<= *len on entry). NULL: not plain RAM (use single accesses) or, with cpu->fault.kind != EVENT_NONE, a fault. After writing, mmu_span_written. */
 void *mmu_span(struct cpu *c, u64 la, bool write, u64 *len);
-void mmu_span_written(struct cpu *c, u64 la, u64 len);
+static inline void mmu_span_written(struct cpu *c, u64 la, u64 len) {} /* as mmu_rmw_done */
 
 /* Instruction fetch: translation of la's page with execute permission. NULL: cpu->fault is set (#PF, or #GP for a non-canonical address). The entry's
- * frame says where the bytes are; bytes outside RAM cannot be executed (perm & TLB_X* may be set with frame ~0u: fetch with mmu_fetch_bytes). */
+ * frame says where the bytes are; bytes outside RAM cannot be executed (perm & TLB_IO, frame is TLB_NO_FRAME: fetch with mmu_fetch_bytes). */
 const struct tlb_entry *mmu_fetch(struct cpu *c, u64 la);
 /* Copies up to 15 instruction bytes at la, crossing pages. Returns how many are fetchable (>= 1); 0: cpu->fault is set for the first byte. *fault_la is
  * the address of the first byte that could not be fetched when fewer than `len` came; re-raise with mmu_fetch(c, *fault_la). */

@@ -26,7 +26,7 @@ struct mem_listener {
 };
 
 struct mem {
-	struct mem_slot slots[MEM_MAX_SLOTS]; /* sorted by gpa; fixed after boot, but see mem_set_kind */
+	struct mem_slot slots[MEM_MAX_SLOTS]; /* sorted by gpa; fixed once the vCPUs run */
 	unsigned nslots;
 	u8 *base;        /* the whole memfd mapping */
 	u64 bytes, frames;
