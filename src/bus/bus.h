@@ -44,6 +44,7 @@ struct bus {
 	unsigned nports;
 	struct bus_window mmio[BUS_MAX_WINDOWS];  /* lock */
 	unsigned nmmio;
+	u8 port_window[65536];      /* lock; number + 1 of the window that owns the port, 0 = none */
 	/* Message-signalled interrupt: a 32-bit write of data to address FEExxxxxh. Filled in by vm/ with irq/'s router. */
 	void (*msi)(void *opaque, u64 address, u32 data);
 	void *msi_opaque;
@@ -54,7 +55,13 @@ struct bus {
 	u64 pio_count, mmio_count;  /* atomic */
 };
 
+/* Takes bus->lock into use also as the clock's device lock. */
 void bus_init(struct bus *b, struct mem *mem, struct clock *clock);
+void bus_destroy(struct bus *b);
+static inline void bus_lock(struct bus *b) { pthread_mutex_lock(&b->lock); }
+static inline void bus_unlock(struct bus *b) { pthread_mutex_unlock(&b->lock); }
+static inline u64 bus_now(const struct bus *b) { return clock_now(b->clock); }
+static inline void bus_msi(struct bus *b, u64 address, u32 data) { if (b->msi) b->msi(b->msi_opaque, address, data); }
 
 /* Adds a window; returns its handle (>= 0). Overlap with an enabled window: the later one wins. */
 int bus_add_port(struct bus *b, u16 base, u32 size, const struct bus_ops *ops, void *dev, const char *name);
