@@ -7,6 +7,11 @@
 #include "cpu/virt.h"
 #include "cpu/intc.h"
 
+/* What the calls that return enum step do with rip: those that transfer control (far_*, iret, syscall.., task_switch, soft_event) set it; all others
+ * (load_seg, set_cr*, lldt...) leave it alone, and on STEP_END or STEP_STOP the caller advances it. STEP_STOP then says that the block must be left.
+ * A VM exit inside a control transfer is STEP_STOP too, with rip the hypervisor's.
+ * Engines: in MODE_ONE a REP string instruction does one iteration and, when more remain, ends with STEP_STOP and rip unchanged. */
+
 /* ---- boundary work (cpu/service.c) ---- */
 /* At an instruction boundary, when cpu_must_service(): pending events in the manual's priority order ("Priority Among Concurrent Events"), VMX polls, timers,
  * budget for the next run. Returns true when the engine shall go on, false when run() must return with *what. Sets PEND_STEP and MODE_ONE as needed. */

@@ -198,6 +198,8 @@ struct cpu_io {
 	void (*mmio_write)(void *vm, u64 addr, u64 value, unsigned size);
 	/* Frame `frame` is about to get its first decoded instruction: take write permission from every vCPU's TLB and wait until they have. */
 	void (*claim_code)(void *vm, struct cpu *c, u64 frame);
+	/* PEND_CODE was set and has been cleared: do what the other vCPUs asked for. */
+	void (*service_code)(void *vm, struct cpu *c);
 	/* PEND_CODE: answer what other vCPUs asked about code; clears the bit. */
 	void (*service_code)(void *vm, struct cpu *c);
 	void *vm;
@@ -226,6 +228,11 @@ struct cpu {
 	u64 stack_mask;          /* 0xffff, 0xffffffff or ~0 by SS.B and mode */
 
 	struct event fault;      /* see enum step */
+	struct event delivering; /* event whose delivery is under way (kind EVENT_NONE: none); for VM exits raised in the middle of it */
+	u64 step_rip;            /* rip at which the current single step began */
+	u32 deferred;            /* PEND_* that wait for RFLAGS.IF, a shadow or NMI blocking to go away; own thread, see cpu_unblocked() */
+	u8 step;                 /* STEP_*: what the single step under way must do when it completes; 0 = none, or the instruction did not complete */
+	u8 mtf;                  /* enum mtf */
 	struct tlb *tlb;         /* cpu/mmu.h */
 	void *engine;            /* the engine's per-vCPU state */
 
@@ -248,6 +255,15 @@ struct cpu {
 	char death[256];         /* after a triple fault: where and why, one sentence */
 };
 
+/* cpu->step; the low two bits are the SHADOW_* bits that end with the instruction. */
+#define STEP_ARMED 0x80u
+#define STEP_TF    0x10u /* TF was set when it began */
+#define STEP_RF    0x20u /* RF was set when it began */
+
+/* cpu->mtf, VMX "Monitor Trap Flag": vmx sets ARMED at VM entry (or DUE for an injected pending MTF) and OFF at exit; the core makes ARMED DUE after
+ * one instruction, one iteration of a REP, or the delivery of an event. vmx's poll exits when DUE. */
+enum mtf { MTF_OFF, MTF_ARMED, MTF_DUE };
+
 /* ---- lifetime ---- */
 /* Power-on or RESET state (SDM "Processor State After Reset"). INIT keeps what the manual says. */
 void cpu_reset(struct cpu *c);
@@ -265,6 +281,20 @@ void cpu_set_rflags(struct cpu *c, u64 value);
 /* ---- pending work ---- */
 static inline void cpu_pend(struct cpu *c, u32 what) { __atomic_fetch_or(&c->pending, what, __ATOMIC_SEQ_CST); }
 static inline void cpu_unpend(struct cpu *c, u32 what) { __atomic_fetch_and(&c->pending, ~what, __ATOMIC_SEQ_CST); }
+/* RFLAGS.IF became 1, or another block on events went away: look again at what had to wait. Handlers that set IF without cpu_set_rflags call it. */
+static inline void cpu_unblocked(struct cpu *c)
+{
+	if (unlikely(c->deferred)) {
+		cpu_pend(c, c->deferred);
+		c->deferred = 0;
+	}
+}
+/* STI that turned IF on, MOV SS, POP SS: events wait for one more instruction. The handler then returns STEP_STOP. */
+static inline void cpu_set_shadow(struct cpu *c, u32 shadow)
+{
+	c->arch.shadow |= shadow;
+	cpu_pend(c, PEND_STEP);
+}
 static inline bool cpu_must_service(const struct cpu *c)
 {
 	return __atomic_load_n(&c->pending, __ATOMIC_RELAXED) | (c->icount >= c->budget_end);

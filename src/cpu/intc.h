@@ -4,6 +4,7 @@
 
 #include "cpu/cpu.h"
 
+/* Whatever makes something deliverable (IRR set, TPR lowered, EOI, software enable) must cpu_pend(PEND_INTR): the core asks pending() only then. */
 struct intc_ops {
 	/* Highest deliverable vector, or -1. Honours TPR/PPR, and ExtINT from the 8259 through LINT0. Does not change state. */
 	int (*pending)(void *intc);

@@ -48,7 +48,9 @@ struct virt_ops {
 	/* The vendor's own instructions (VMXON.., VMRUN..) in any mode; i->op tells which. Also answers #UD when they do not exist. */
 	enum step (*insn)(struct cpu *c, const struct insn *i);
 
-	/* Guest mode: an event is about to be delivered. True: it became a VM exit. `during` is the event whose delivery raised it (kind EVENT_NONE: none). */
+	/* Guest mode: an exception or software event is about to be delivered. True: it became a VM exit. `during` is the event whose delivery raised it
+	 * (never NULL; kind EVENT_NONE: none). Not asked for external interrupts and NMIs (poll decides those) nor for events injected by VM entry. CR2, DR6
+	 * and DR7 have not been changed yet: ev->payload has the news. A #DF made of two faults is asked after the second fault was, with `during` NONE. */
 	bool (*event)(struct cpu *c, const struct event *ev, const struct event *during);
 
 	/* Guest mode: triple fault, or an exit recorded as EVENT_VIRT in cpu->fault. Performs the exit. `during` as above. */
@@ -66,7 +68,10 @@ struct virt_ops {
 	bool (*virtual_apic)(struct cpu *c, u32 off, unsigned size, bool write, bool fetch, u64 *value, gva_t la);
 
 	/* Guest mode, at an instruction boundary with PEND_VIRT, PEND_INTR or PEND_NMI: windows, MTF, preemption timer, TPR threshold, virtual and
-	 * posted interrupts, external-interrupt and NMI exits. Called by cpu_service in the manual's priority order. True: a VM exit happened. */
+	 * posted interrupts, external-interrupt and NMI exits. True: a VM exit happened. Called in guest mode at every service, after an event injected by VM entry was delivered
+	 * and before pending debug traps are: while cpu_trap_due() only what outranks them (MTF: cpu->mtf == MTF_DUE, TPR below threshold) may exit; the rest gets
+	 * its turn after the #DB. NMIs: arch.nmi_pending (poll clears it when it exits for one). Interrupts: intc->pending. What poll leaves alone is then
+	 * delivered to the guest by the core as without nesting. Windows: poll is called again when IF, a shadow or NMI blocking changes. */
 	bool (*poll)(struct cpu *c);
 	/* Guest mode: INIT or SIPI arrived. True: handled (exit). In VMX root operation INIT is blocked: see init_blocked. */
 	bool (*init_signal)(struct cpu *c);
@@ -102,6 +107,12 @@ struct virt_ops {
 	void (*loaded)(struct cpu *c); /* virt_state was loaded from outside: rebuild what is derived; may be NULL */
 	const struct state_desc *state; /* describes virt_state's saved part, which is its first member */
 };
+
+/* A #DB trap would be delivered now (SDM "Priority Among Concurrent Events"). */
+static inline bool cpu_trap_due(const struct cpu *c)
+{
+	return (c->arch.pending_dbg & (BIT(12) | BIT(14))) && !(c->arch.shadow & SHADOW_MOVSS);
+}
 
 static inline bool cpu_icept(struct cpu *c, enum icept what, const struct insn *i, u64 a, u64 b)
 {
