@@ -47,6 +47,14 @@ int mem_add_slot(struct mem *m, gpa_t at, u64 size, enum mem_kind kind, const ch
 
 /* The slot that holds `at`, or NULL (device or nothing). */
 const struct mem_slot *mem_slot_at(const struct mem *m, gpa_t at);
+/* The same for page walks, which ask five times per TLB miss. */
+static inline const struct mem_slot *mem_find(const struct mem *m, u64 at)
+{
+	for (unsigned i = 0; i < m->nslots; i++)
+		if (at - m->slots[i].gpa < m->slots[i].size)
+			return &m->slots[i];
+	return NULL;
+}
 
 /* Host address of [at, at+len) when it lies in one slot, else NULL. Does not track writes: use mem_write for those, or
  * mem_note_write afterwards. */

@@ -1,0 +1,223 @@
+/* Guest-physical memory: see mem.h. Surprise: nothing here is touched before the guest touches it; the memfd is sparse and the arrays are fresh
+ * anonymous mappings, so the process's memory follows what the guest has really used. */
+#include "mem/mem.h"
+
+#include "base/log.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define LINE_SHIFT 6
+#define MAX_FRAMES 0xffffffffull /* frame numbers are u32 in the TLB, all ones is none */
+
+static void *map_zeroes(u64 bytes)
+{
+	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static u64 dirty_bytes(const struct mem *m) { return align_up((m->frames + 63) / 64 * 8, PAGE_SIZE); }
+static u64 lines_bytes(const struct mem *m) { return align_up(m->frames * 8, PAGE_SIZE); }
+
+static int map_all(struct mem *m)
+{
+	m->memfd = memfd_create("nestbox-ram", MFD_CLOEXEC);
+	if (m->memfd < 0 || ftruncate(m->memfd, (off_t)m->bytes) < 0)
+		return -errno;
+	void *p = mmap(NULL, m->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, m->memfd, 0);
+	if (p == MAP_FAILED)
+		return -errno;
+	m->base = p;
+	/* With huge pages a touched byte would cost 2 MiB. A kernel without them refuses, which is as good. */
+	madvise(m->base, m->bytes, MADV_NOHUGEPAGE);
+	m->code_lines = map_zeroes(lines_bytes(m));
+	m->dirty = map_zeroes(dirty_bytes(m));
+	return m->code_lines && m->dirty ? 0 : -ENOMEM;
+}
+
+int mem_init(struct mem *m, u64 bytes)
+{
+	memset(m, 0, sizeof *m);
+	m->memfd = -1;
+	m->bytes = bytes;
+	m->frames = bytes / PAGE_SIZE;
+	int err = !bytes || bytes % PAGE_SIZE || m->frames >= MAX_FRAMES ? -EINVAL : map_all(m);
+	if (err) {
+		log_error("guest memory: cannot map %llu KiB: %s", (unsigned long long)(bytes / KiB), strerror(-err));
+		mem_free(m);
+	}
+	return err;
+}
+
+void mem_free(struct mem *m)
+{
+	if (m->base)
+		munmap(m->base, m->bytes);
+	if (m->code_lines)
+		munmap(m->code_lines, lines_bytes(m));
+	if (m->dirty)
+		munmap(m->dirty, dirty_bytes(m));
+	if (m->memfd >= 0)
+		close(m->memfd);
+	memset(m, 0, sizeof *m);
+	m->memfd = -1;
+}
+
+int mem_add_slot(struct mem *m, gpa_t at, u64 size, enum mem_kind kind, const char *name)
+{
+	u64 frame = 0;
+	unsigned place = 0;
+	bug_if(!size || (at.v | size) % PAGE_SIZE || at.v + size < at.v);
+	for (unsigned i = 0; i < m->nslots; i++) {
+		const struct mem_slot *s = &m->slots[i];
+		if (at.v < s->gpa + s->size && s->gpa < at.v + size)
+			return -EEXIST;
+		frame = max_u64(frame, s->frame + s->size / PAGE_SIZE);
+		if (s->gpa < at.v)
+			place = i + 1;
+	}
+	if (m->nslots == MEM_MAX_SLOTS || size / PAGE_SIZE > m->frames - frame)
+		return -ENOSPC;
+	memmove(&m->slots[place + 1], &m->slots[place], (m->nslots - place) * sizeof m->slots[0]);
+	m->slots[place] = (struct mem_slot){ .gpa = at.v, .size = size, .host = m->base + frame * PAGE_SIZE, .frame = frame,
+					     .kind = kind, .name = name };
+	m->nslots++;
+	return 0;
+}
+
+const struct mem_slot *mem_slot_at(const struct mem *m, gpa_t at) { return mem_find(m, at.v); }
+
+/* The slot that holds at, and how many of the len bytes from there lie in it. */
+static const struct mem_slot *piece(const struct mem *m, u64 at, u64 len, u64 *n)
+{
+	const struct mem_slot *s = mem_find(m, at);
+	if (s)
+		*n = min_u64(len, s->size - (at - s->gpa));
+	return s;
+}
+
+void *mem_ptr(const struct mem *m, gpa_t at, u64 len)
+{
+	u64 n;
+	const struct mem_slot *s = piece(m, at.v, len, &n);
+	return s && n == len ? s->host + (at.v - s->gpa) : NULL;
+}
+
+i64 mem_frame(const struct mem *m, gpa_t at)
+{
+	const struct mem_slot *s = mem_find(m, at.v);
+	return s ? (i64)(s->frame + (at.v - s->gpa) / PAGE_SIZE) : -1;
+}
+
+/* All of [at, at+len) is memory, and RAM if `writing`. */
+static bool covered(const struct mem *m, u64 at, u64 len, bool writing)
+{
+	for (u64 n; len; at += n, len -= n) {
+		const struct mem_slot *s = piece(m, at, len, &n);
+		if (!s || (writing && s->kind == MEM_ROM))
+			return false;
+	}
+	return true;
+}
+
+/* mem_note_write over any length within a slot. */
+static void note_range(struct mem *m, const struct mem_slot *s, u64 at, u64 len)
+{
+	u64 off = at - s->gpa;
+	for (u64 n; len; off += n, len -= n) {
+		n = min_u64(len, PAGE_SIZE - off % PAGE_SIZE);
+		mem_note_write(m, s->frame + off / PAGE_SIZE, off % PAGE_SIZE, n);
+	}
+}
+
+int mem_read(const struct mem *m, gpa_t at, void *to, u64 len)
+{
+	if (!covered(m, at.v, len, false))
+		return -EFAULT;
+	u8 *p = to;
+	u64 a = at.v;
+	for (u64 n; len; a += n, p += n, len -= n) {
+		const struct mem_slot *s = piece(m, a, len, &n);
+		memcpy(p, s->host + (a - s->gpa), n);
+	}
+	return 0;
+}
+
+int mem_write(struct mem *m, gpa_t at, const void *from, u64 len)
+{
+	if (!covered(m, at.v, len, true))
+		return -EFAULT;
+	const u8 *p = from;
+	u64 a = at.v;
+	for (u64 n; len; a += n, p += n, len -= n) {
+		const struct mem_slot *s = piece(m, a, len, &n);
+		memcpy(s->host + (a - s->gpa), p, n);
+		note_range(m, s, a, n);
+	}
+	return 0;
+}
+
+u64 mem_read_le(const struct mem *m, gpa_t at, unsigned size)
+{
+	const void *p = mem_ptr(m, at, size);
+	if (likely(p))
+		switch (size) {
+		case 1: return *(const volatile u8 *)p;
+		case 2: return *(const volatile u16 *)p;
+		case 4: return *(const volatile u32 *)p;
+		case 8: return *(const volatile u64 *)p;
+		}
+	u64 v = low_mask(8 * size);
+	for (unsigned i = 0; i < size; i++) {
+		const u8 *b = mem_ptr(m, gpa(at.v + i), 1);
+		if (b)
+			v = (v & ~((u64)0xff << 8 * i)) | (u64)*b << 8 * i;
+	}
+	return v;
+}
+
+void mem_write_le(struct mem *m, gpa_t at, u64 value, unsigned size)
+{
+	u64 n;
+	const struct mem_slot *s = piece(m, at.v, size, &n);
+	if (likely(s && n == size && s->kind == MEM_RAM && (size & (size - 1)) == 0)) {
+		u8 *p = s->host + (at.v - s->gpa);
+		switch (size) {
+		case 1: *(volatile u8 *)p = (u8)value; break;
+		case 2: *(volatile u16 *)p = (u16)value; break;
+		case 4: *(volatile u32 *)p = (u32)value; break;
+		default: *(volatile u64 *)p = value; break;
+		}
+		note_range(m, s, at.v, size);
+		return;
+	}
+	for (unsigned i = 0; i < size; i++) {
+		u8 b = (u8)(value >> 8 * i);
+		mem_write(m, gpa(at.v + i), &b, 1);
+	}
+}
+
+void mem_note_write(struct mem *m, u64 frame, unsigned off, unsigned len)
+{
+	if (!len)
+		return;
+	bug_if(frame >= m->frames || off + len > PAGE_SIZE);
+	if (m->dirty_log)
+		__atomic_fetch_or(&m->dirty[frame / 64], bit(frame % 64), __ATOMIC_RELAXED);
+	/* Either we see the line's bit, or the decoder, which sets the bit before it reads, sees our bytes. */
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	unsigned first = off >> LINE_SHIFT, last = (off + len - 1) >> LINE_SHIFT;
+	if (likely(!(mem_code_lines(m, frame) & (low_mask(last + 1) & ~low_mask(first)))))
+		return;
+	for (unsigned i = 0; i < m->nlisteners; i++)
+		m->listeners[i].code_written(m->listeners[i].opaque, frame, first, last);
+}
+
+int mem_add_listener(struct mem *m, struct mem_listener l)
+{
+	if (m->nlisteners == array_len(m->listeners))
+		return -ENOSPC;
+	m->listeners[m->nlisteners++] = l;
+	return 0;
+}
