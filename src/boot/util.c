@@ -1,0 +1,89 @@
+/* Error lines and whole-file reads for the loaders. */
+#include "boot/boot_int.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define MAX_FILE (4 * GiB)
+
+int boot_fail(struct boot *b, int err, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(b->err, b->errlen, fmt, ap);
+	va_end(ap);
+	for (char *p = b->err; *p; p++) /* a file name may hold anything; the message stays one line */
+		if ((u8)*p < ' ' || *p == 0x7f)
+			*p = '?';
+	return -err;
+}
+
+static int read_all(int fd, u8 *data, size_t size, size_t *got)
+{
+	*got = 0;
+	while (*got < size) {
+		ssize_t n = read(fd, data + *got, size - *got);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		if (n == 0)
+			break;
+		*got += n;
+	}
+	return 0;
+}
+
+static int file_fill(struct boot *b, struct boot_file *f, const char *what, int fd)
+{
+	struct stat st;
+	size_t got;
+	int r;
+
+	if (fstat(fd, &st))
+		return boot_fail(b, errno, "%s \"%s\": %s", what, f->path, strerror(errno));
+	if (!S_ISREG(st.st_mode))
+		return boot_fail(b, EINVAL, "%s \"%s\": is %s; give a regular file", what, f->path,
+				 S_ISDIR(st.st_mode) ? "a directory" : "not a regular file");
+	if (st.st_size == 0)
+		return boot_fail(b, EINVAL, "%s \"%s\": the file is empty", what, f->path);
+	if ((u64)st.st_size > MAX_FILE)
+		return boot_fail(b, EFBIG, "%s \"%s\": %lld bytes is more than the limit of 4 GiB", what, f->path, (long long)st.st_size);
+	f->data = malloc(st.st_size);
+	if (!f->data)
+		return boot_fail(b, ENOMEM, "%s \"%s\": no host memory for its %lld bytes", what, f->path, (long long)st.st_size);
+	r = read_all(fd, f->data, st.st_size, &got);
+	if (r)
+		return boot_fail(b, -r, "%s \"%s\": %s", what, f->path, strerror(-r));
+	f->size = got;
+	return 0;
+}
+
+int boot_file_read(struct boot *b, struct boot_file *f, const char *what, const char *path)
+{
+	int fd, r;
+
+	*f = (struct boot_file){ .path = path };
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* O_NONBLOCK: a FIFO must not hang us */
+	if (fd < 0)
+		return boot_fail(b, errno, "%s \"%s\": %s", what, path, strerror(errno));
+	r = file_fill(b, f, what, fd);
+	close(fd);
+	if (r)
+		boot_file_free(f);
+	return r;
+}
+
+void boot_file_free(struct boot_file *f)
+{
+	free(f->data);
+	f->data = NULL;
+	f->size = 0;
+}
