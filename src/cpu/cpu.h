@@ -198,8 +198,6 @@ struct cpu_io {
 	void (*mmio_write)(void *vm, u64 addr, u64 value, unsigned size);
 	/* Frame `frame` is about to get its first decoded instruction: take write permission from every vCPU's TLB and wait until they have. */
 	void (*claim_code)(void *vm, struct cpu *c, u64 frame);
-	/* PEND_CODE was set and has been cleared: do what the other vCPUs asked for. */
-	void (*service_code)(void *vm, struct cpu *c);
 	/* PEND_CODE: answer what other vCPUs asked about code; clears the bit. */
 	void (*service_code)(void *vm, struct cpu *c);
 	void *vm;
@@ -228,6 +226,7 @@ struct cpu {
 	u64 stack_mask;          /* 0xffff, 0xffffffff or ~0 by SS.B and mode */
 
 	struct event fault;      /* see enum step */
+	void *vec;               /* the vector unit's native stubs: interp/vec.h */
 	struct event delivering; /* event whose delivery is under way (kind EVENT_NONE: none); for VM exits raised in the middle of it */
 	u64 step_rip;            /* rip at which the current single step began */
 	u32 deferred;            /* PEND_* that wait for RFLAGS.IF, a shadow or NMI blocking to go away; own thread, see cpu_unblocked() */
