@@ -226,7 +226,6 @@ struct cpu {
 	u64 stack_mask;          /* 0xffff, 0xffffffff or ~0 by SS.B and mode */
 
 	struct event fault;      /* see enum step */
-	void *vec;               /* the vector unit's native stubs: interp/vec.h */
 	struct event delivering; /* event whose delivery is under way (kind EVENT_NONE: none); for VM exits raised in the middle of it */
 	u64 step_rip;            /* rip at which the current single step began */
 	u32 deferred;            /* PEND_* that wait for RFLAGS.IF, a shadow or NMI blocking to go away; own thread, see cpu_unblocked() */
@@ -234,6 +233,7 @@ struct cpu {
 	u8 mtf;                  /* enum mtf */
 	struct tlb *tlb;         /* cpu/mmu.h */
 	void *engine;            /* the engine's per-vCPU state */
+	void *vec;               /* the vector unit's native stubs: interp/vec.h */
 
 	u64 icount;              /* instructions executed since power-on, at the last block boundary */
 	u64 budget_end;          /* icount at which the block loop must call cpu_service() */
