@@ -1,0 +1,310 @@
+/* TLB contexts: choosing, filling, invalidating. Not here: what a translation permits (paging.c).
+ * A context is one address space: (VPID, nested root, PCID) plus the mode bits that permissions depend on. The manual's invalidations name VPID, PCID
+ * or nested root, so each drops entries of every context that matches; dropping more than the manual asks for is always allowed (SDM "Operations that
+ * Invalidate TLBs and Paging-Structure Caches"). Surprise: entries of another context's global pages are not shared, only found again by a walk. */
+#include "cpu/paging.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#define INDEX(la) (((la) >> 12) & (TLB_ENTRIES - 1))
+#define LARGE_SHIFT 22 /* covers pages of 2 MiB and, with CR4.PSE, 4 MiB */
+#define HUGE_SHIFT 30
+
+/* ---- contexts ---- */
+
+static u32 mode_key(const struct cpu *c)
+{
+	u64 cr0 = c->arch.cr0, cr4 = c->arch.cr4, efer = c->arch.efer;
+	u32 key = (u32)(cr4 & (CR4_PSE | CR4_PAE | CR4_PGE | CR4_SMEP | CR4_SMAP | CR4_PKE)); /* bits 4-7, 20-22 */
+	return key | !!(cr0 & CR0_PG) | !!(cr0 & CR0_WP) << 1 | (u32)(efer & (EFER_LMA | EFER_NXE)) /* bits 10, 11 */ | c->arch.guest_mode << 30;
+}
+
+static struct tlb_tag current_tag(struct cpu *c)
+{
+	struct tlb_tag t = { .key = mode_key(c), .valid = true };
+	if (c->arch.cr4 & CR4_PCIDE)
+		t.pcid = c->arch.cr3 & 0xfff;
+	if (unlikely(c->arch.guest_mode))
+		c->virt->tlb_tag(c, &t.vpid, &t.npt_root);
+	return t;
+}
+
+static bool same_tag(const struct tlb_tag *a, const struct tlb_tag *b)
+{
+	return a->valid && a->key == b->key && a->npt_root == b->npt_root && a->vpid == b->vpid && a->pcid == b->pcid;
+}
+
+static void clear_entry(struct tlb_entry *e)
+{
+	e->tag = TLB_EMPTY;
+	e->perm = 0;
+}
+
+/* Drops the filled entries for which (perm & keep) == 0. */
+static void drop(struct tlb_ctx *x, u32 keep)
+{
+	for (unsigned i = 0; i < array_len(x->used); i++) {
+		u64 left = 0;
+		for (u64 m = x->used[i]; m; m &= m - 1) {
+			unsigned k = __builtin_ctzll(m);
+			struct tlb_entry *e = &x->e[64 * i + k];
+			if (e->perm & keep)
+				left |= bit(k);
+			else
+				clear_entry(e);
+		}
+		x->used[i] = left;
+	}
+	if (!keep)
+		x->large = x->huge = 0;
+}
+
+/* A context that was never used still has to get its empty tags. */
+static void first_use(struct tlb_ctx *x)
+{
+	for (unsigned i = 0; i < TLB_ENTRIES; i++)
+		clear_entry(&x->e[i]);
+}
+
+static void make_current(struct tlb *t, unsigned i)
+{
+	t->cur = &t->ctx[i];
+	t->cur_tag = &t->tag[i];
+	t->cur_tag->lru = ++t->tick;
+}
+
+void mmu_switch(struct cpu *c)
+{
+	struct tlb *t = c->tlb;
+	struct tlb_tag want = current_tag(c);
+	unsigned victim = 0;
+	if (same_tag(t->cur_tag, &want))
+		return;
+	for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
+		if (same_tag(&t->tag[i], &want)) {
+			make_current(t, i);
+			return;
+		}
+		if (t->tag[i].lru < t->tag[victim].lru)
+			victim = i;
+	}
+	if (t->tag[victim].lru)
+		drop(&t->ctx[victim], 0);
+	else
+		first_use(&t->ctx[victim]);
+	t->tag[victim] = want;
+	make_current(t, victim);
+}
+
+void tlb_check_context(struct cpu *c)
+{
+	if (unlikely(c->tlb->cur_tag->key != mode_key(c)))
+		mmu_switch(c);
+}
+
+int mmu_create(struct cpu *c)
+{
+	struct tlb *t = mmap(NULL, sizeof *t, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (t == MAP_FAILED)
+		return -errno;
+	t->maybe_written = calloc((c->mem->frames + 63) / 64, 8);
+	if (!t->maybe_written) {
+		munmap(t, sizeof *t);
+		return -ENOMEM;
+	}
+	for (unsigned i = 0; i < NTLB_ENTRIES; i++)
+		t->ntlb[i].at = TLB_EMPTY;
+	first_use(&t->ctx[0]);
+	make_current(t, 0);
+	c->tlb = t;
+	return 0;
+}
+
+void mmu_destroy(struct cpu *c)
+{
+	if (!c->tlb)
+		return;
+	free(c->tlb->maybe_written);
+	munmap(c->tlb, sizeof *c->tlb);
+	c->tlb = NULL;
+}
+
+/* ---- filling ---- */
+
+u32 tlb_direct(struct cpu *c, u32 perm, u32 frame)
+{
+	u32 direct = perm >> TLB_OK_SHIFT;
+	struct mem *m = c->mem;
+	if (unlikely(perm & TLB_IO))
+		return 0;
+	if (unlikely((perm & TLB_ROM) || mem_code_lines(m, frame)))
+		return direct & ~TLB_W_ALL;
+	if (unlikely(m->dirty_log) && !(__atomic_load_n(&m->dirty[frame / 64], __ATOMIC_RELAXED) & bit(frame % 64)))
+		return direct & ~TLB_W_ALL;
+	return direct;
+}
+
+static void note_large(struct tlb_ctx *x, u64 la, u32 perm)
+{
+	if (perm & TLB_LARGE)
+		x->large |= bit((la >> LARGE_SHIFT) & 63);
+	if (perm & TLB_HUGE)
+		x->huge |= bit((la >> HUGE_SHIFT) & 63);
+}
+
+/* perm: TLB_OK_*, TLB_X* and attributes; what host memory allows is added here. page: L1-physical. */
+struct tlb_entry *tlb_insert(struct cpu *c, u64 la, u64 page, u32 perm)
+{
+	struct tlb *t = c->tlb;
+	unsigned i = INDEX(la);
+	struct tlb_entry *e = &t->cur->e[i];
+	const struct mem_slot *s = mem_find(c->mem, page);
+	bool vapic = mmu_is_vapic(c, page);
+	la &= PAGE_MASK;
+	e->tag = la;
+	e->gpa = page;
+	if (likely(s && !vapic && !mmu_is_lapic(c, page))) {
+		u64 off = page - s->gpa;
+		e->frame = (u32)(s->frame + (off >> 12));
+		e->addend = (u64)(uintptr_t)(s->host + off) - la;
+		perm |= s->kind == MEM_ROM ? TLB_ROM : 0;
+	} else {
+		e->frame = TLB_NO_FRAME;
+		e->addend = 0;
+		perm = (vapic ? perm & ~(TLB_XS | TLB_XU) : perm) | TLB_IO;
+	}
+	u32 direct = tlb_direct(c, perm, e->frame);
+	if (direct & TLB_W_ALL)
+		t->maybe_written[e->frame / 64] |= bit(e->frame % 64);
+	e->perm = perm | direct;
+	t->cur->used[i / 64] |= bit(i % 64);
+	note_large(t->cur, la, perm);
+	return e;
+}
+
+/* ---- invalidation ---- */
+
+static void drop_ntlb(struct tlb *t, bool all, u64 root)
+{
+	for (unsigned i = 0; i < NTLB_ENTRIES; i++)
+		if (all || t->ntlb[i].root == root)
+			t->ntlb[i].at = TLB_EMPTY;
+}
+
+void mmu_flush_all(struct cpu *c)
+{
+	for (unsigned i = 0; i < TLB_CONTEXTS; i++)
+		if (c->tlb->tag[i].lru)
+			drop(&c->tlb->ctx[i], 0);
+	drop_ntlb(c->tlb, true, 0);
+}
+
+void mmu_flush_vpid(struct cpu *c, u16 vpid, bool globals)
+{
+	struct tlb *t = c->tlb;
+	for (unsigned i = 0; i < TLB_CONTEXTS; i++)
+		if (t->tag[i].valid && t->tag[i].vpid == vpid)
+			drop(&t->ctx[i], globals ? 0 : TLB_GLOBAL);
+}
+
+void mmu_flush_pcid(struct cpu *c, u16 vpid, u16 pcid)
+{
+	struct tlb *t = c->tlb;
+	for (unsigned i = 0; i < TLB_CONTEXTS; i++)
+		if (t->tag[i].valid && t->tag[i].vpid == vpid && t->tag[i].pcid == pcid)
+			drop(&t->ctx[i], TLB_GLOBAL);
+}
+
+void mmu_flush_current(struct cpu *c, bool globals)
+{
+	struct tlb_tag now = current_tag(c);
+	if (globals)
+		mmu_flush_vpid(c, now.vpid, true);
+	else
+		mmu_flush_pcid(c, now.vpid, now.pcid);
+}
+
+void mmu_flush_npt(struct cpu *c, u64 npt_root)
+{
+	struct tlb *t = c->tlb;
+	for (unsigned i = 0; i < TLB_CONTEXTS; i++)
+		if (t->tag[i].valid && t->tag[i].npt_root == npt_root)
+			drop(&t->ctx[i], 0);
+	drop_ntlb(t, false, npt_root);
+}
+
+/* Drops every entry whose address agrees with la above `shift` and that has one of the bits in `perm`. */
+static void drop_region(struct tlb_ctx *x, u64 la, unsigned shift, u32 perm)
+{
+	for (unsigned i = 0; i < array_len(x->used); i++)
+		for (u64 m = x->used[i]; m; m &= m - 1) {
+			struct tlb_entry *e = &x->e[64 * i + __builtin_ctzll(m)];
+			if (!((e->tag ^ la) >> shift) && (e->perm & perm)) {
+				clear_entry(e);
+				x->used[i] &= ~(m & -m);
+			}
+		}
+}
+
+static void drop_page(struct tlb_ctx *x, u64 la)
+{
+	unsigned i = INDEX(la);
+	if (x->e[i].tag == (la & PAGE_MASK)) {
+		clear_entry(&x->e[i]);
+		x->used[i / 64] &= ~bit(i % 64);
+	}
+	if (unlikely(x->large & bit((la >> LARGE_SHIFT) & 63)))
+		drop_region(x, la, LARGE_SHIFT, TLB_LARGE);
+	if (unlikely(x->huge & bit((la >> HUGE_SHIFT) & 63)))
+		drop_region(x, la, HUGE_SHIFT, TLB_HUGE);
+}
+
+/* Of all PCIDs: the manual asks for the current one and for global entries of the others. */
+void mmu_invlpg_vpid(struct cpu *c, u16 vpid, gva_t la)
+{
+	struct tlb *t = c->tlb;
+	for (unsigned i = 0; i < TLB_CONTEXTS; i++)
+		if (t->tag[i].valid && t->tag[i].vpid == vpid)
+			drop_page(&t->ctx[i], la.v);
+}
+
+void mmu_invlpg(struct cpu *c, gva_t la)
+{
+	mmu_invlpg_vpid(c, current_tag(c).vpid, la);
+}
+
+void mmu_flush_pkeys(struct cpu *c)
+{
+	struct tlb *t = c->tlb;
+	for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
+		struct tlb_ctx *x = &t->ctx[i];
+		if (t->tag[i].valid && (t->tag[i].key & CR4_PKE))
+			for (unsigned k = 0; k < array_len(x->used); k++)
+				for (u64 m = x->used[k]; m; m &= m - 1) {
+					struct tlb_entry *e = &x->e[64 * k + __builtin_ctzll(m)];
+					if (e->perm & TLB_PKEY) {
+						clear_entry(e);
+						x->used[k] &= ~(m & -m);
+					}
+				}
+	}
+}
+
+void mmu_write_protect(struct cpu *c, u64 frame)
+{
+	struct tlb *t = c->tlb;
+	if (frame >= c->mem->frames || !(t->maybe_written[frame / 64] & bit(frame % 64)))
+		return;
+	t->maybe_written[frame / 64] &= ~bit(frame % 64);
+	for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
+		struct tlb_ctx *x = &t->ctx[i];
+		for (unsigned k = 0; k < array_len(x->used); k++)
+			for (u64 m = x->used[k]; m; m &= m - 1) {
+				struct tlb_entry *e = &x->e[64 * k + __builtin_ctzll(m)];
+				if (e->frame == frame)
+					e->perm &= ~TLB_W_ALL;
+			}
+	}
+}
