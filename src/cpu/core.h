@@ -35,7 +35,7 @@ void cpu_debug_io(struct cpu *c, u16 port, unsigned size);
 bool cpu_seg_check(struct cpu *c, unsigned seg, u64 ea, unsigned size, bool write);
 /* MOV/POP/LxS to a data or stack segment. */
 enum step cpu_load_seg(struct cpu *c, unsigned seg, u16 sel);
-enum step cpu_far_jmp(struct cpu *c, u16 sel, u64 off, unsigned opsize);
+enum step cpu_far_jmp(struct cpu *c, u16 sel, u64 off, unsigned opsize, unsigned insn_len);
 enum step cpu_far_call(struct cpu *c, u16 sel, u64 off, unsigned opsize, unsigned insn_len);
 enum step cpu_far_ret(struct cpu *c, unsigned opsize, u16 pop_bytes);
 enum step cpu_iret(struct cpu *c, unsigned opsize, const struct insn *i);
