@@ -45,11 +45,20 @@ size_t smbios_build(const struct board_info *b, u32 base, u8 *out, size_t cap);
 void boot_cpu_setup(struct cpu_arch *cpu, const struct board_info *b);
 
 /* ---- kernels ---- */
+/* Files stay open between loads: a RESET loads them again when the process may open nothing any more. Zero-initialise; boot_files_close at the end. */
+#define BOOT_MAX_FILES 34
+struct boot_files {
+	struct { char *path; int fd; } file[BOOT_MAX_FILES];
+	unsigned n;
+};
+void boot_files_close(struct boot_files *f);
+
 struct boot_request {
 	const char *kernel;  /* bzImage, ELF with a PVH note, or multiboot-1 image */
 	const char *initrd;  /* NULL: none. Multiboot: "file args,file args", a literal comma is ",," */
 	const char *append;  /* NULL: empty */
 	struct board_info board;
+	struct boot_files *files; /* NULL: open and close at each load */
 };
 
 /* Writes ACPI, SMBIOS, kernel, modules and parameters into `m` and sets `bsp`, which is in its reset state, to the kernel's entry state

@@ -66,16 +66,49 @@ static int file_fill(struct boot *b, struct boot_file *f, const char *what, int 
 	return 0;
 }
 
+/* The file's descriptor: one that stayed open, rewound, or a new one. *keep: the caller does not close it. */
+static int file_open(struct boot_files *files, const char *path, bool *keep)
+{
+	unsigned i;
+	int fd;
+
+	*keep = false;
+	for (i = 0; files && i < files->n; i++)
+		if (!strcmp(files->file[i].path, path)) {
+			*keep = true;
+			return lseek(files->file[i].fd, 0, SEEK_SET) < 0 ? -1 : files->file[i].fd;
+		}
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* O_NONBLOCK: a FIFO must not hang us */
+	if (fd >= 0 && files && files->n < BOOT_MAX_FILES) {
+		files->file[files->n].path = strdup(path);
+		if (files->file[files->n].path) {
+			files->file[files->n++].fd = fd;
+			*keep = true;
+		}
+	}
+	return fd;
+}
+
+void boot_files_close(struct boot_files *f)
+{
+	while (f->n) {
+		close(f->file[--f->n].fd);
+		free(f->file[f->n].path);
+	}
+}
+
 int boot_file_read(struct boot *b, struct boot_file *f, const char *what, const char *path)
 {
+	bool keep;
 	int fd, r;
 
 	*f = (struct boot_file){ .path = path };
-	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* O_NONBLOCK: a FIFO must not hang us */
+	fd = file_open(b->rq->files, path, &keep);
 	if (fd < 0)
 		return boot_fail(b, errno, "%s \"%s\": %s", what, path, strerror(errno));
 	r = file_fill(b, f, what, fd);
-	close(fd);
+	if (!keep)
+		close(fd);
 	if (r)
 		boot_file_free(f);
 	return r;
