@@ -57,6 +57,19 @@ void clock_add_timer(struct clock *c, struct clock_timer *t)
 	pthread_mutex_unlock(&c->lock);
 }
 
+void clock_del_timer(struct clock *c, struct clock_timer *t)
+{
+	pthread_mutex_lock(&c->lock);
+	for (unsigned i = 0; i < c->ntimers; i++) {
+		if (c->timers[i] != t)
+			continue;
+		c->timers[i] = c->timers[--c->ntimers];
+		recompute_next(c);
+		break;
+	}
+	pthread_mutex_unlock(&c->lock);
+}
+
 void clock_arm(struct clock *c, struct clock_timer *t, u64 deadline)
 {
 	bool earlier = false;

@@ -66,6 +66,8 @@ void clock_run_timers(struct clock *c);
 
 /* Registers a timer, once, before the vCPUs start. */
 void clock_add_timer(struct clock *c, struct clock_timer *t);
+/* Forgets it, before its memory goes away. */
+void clock_del_timer(struct clock *c, struct clock_timer *t);
 /* (Re)arms or, with CLOCK_NEVER, disarms. Any thread. */
 void clock_arm(struct clock *c, struct clock_timer *t, u64 deadline);
 
