@@ -27,7 +27,7 @@ static const int allowed[] = {
 int host_sandbox_enter(void)
 {
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
-	int err = ctx ? 0 : -ENOMEM;
+	int err = ctx ? seccomp_attr_set(ctx, SCMP_FLTATR_CTL_TSYNC, 1) : -ENOMEM; /* workers that run already, too */
 	for (unsigned i = 0; !err && i < array_len(allowed); i++)
 		err = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, allowed[i], 0);
 	if (!err)

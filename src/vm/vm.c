@@ -172,6 +172,7 @@ bool vm_handle_events(struct vm *vm)
 	u64 n;
 	if (read(vm->event_fd, &n, sizeof n) < 0 && errno != EAGAIN)
 		log_debug("eventfd: %s", strerror(errno));
+	board_console_drain(vm);
 	pthread_mutex_lock(&vm->lock);
 	bool ended = vm->end != VM_RUNNING, wanted = vm->reset_wanted;
 	vm->reset_wanted = false;

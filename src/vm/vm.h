@@ -124,6 +124,8 @@ void board_destroy(struct vm *vm);
 int board_boot(struct vm *vm);                   /* load the kernel into memory and vCPU 0 */
 void board_save(struct vm *vm, struct state_buf *b);
 int board_load(struct vm *vm, const struct state_buf *b, size_t *pos);
+/* Writes out what the guest's consoles printed; the main loop calls it when event_fd fired. */
+void board_console_drain(struct vm *vm);
 void board_serial_input(struct vm *vm, const u8 *bytes, size_t n);
 
 

@@ -1,0 +1,255 @@
+/* The board: which devices the machine has, where they are and what they are wired to. Addresses stand in boot/board_map.h, because the
+ * ACPI tables are made from the same numbers. */
+#include "base/log.h"
+#include "boot/boot.h"
+#include "dev/debug_exit.h"
+#include "dev/fw_cfg.h"
+#include "dev/hpet.h"
+#include "dev/i8042.h"
+#include "dev/i8254.h"
+#include "dev/ich9_lpc.h"
+#include "dev/ich9_pm.h"
+#include "dev/mc146818.h"
+#include "dev/pc_ports.h"
+#include "dev/pc_testdev.h"
+#include "dev/pci_testdev.h"
+#include "dev/q35_mch.h"
+#include "dev/uart16550.h"
+#include "irq/irq.h"
+#include "virtio/virtio_blk.h"
+#include "virtio/virtio_console.h"
+#include "virtio/virtio_rng.h"
+#include "vm/console.h"
+#include "vm/vm.h"
+#include "cpu/core.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { SLOT_FIRST_VIRTIO = 1, SLOT_TESTDEV = 30, PORT_DEBUG_EXIT = 0xf4 };
+
+struct board {
+	struct vm *vm;
+	struct dev_list devs;
+	struct irq_system *irq;
+	struct pci_host *pci;
+	struct uart16550 *com1;
+	struct virtio_console *hvc;
+	struct mc146818 *rtc;
+	struct boot_files files;
+	struct console console;
+	int console_fd;       /* opened by us for --serial file:, else -1 */
+	bool hvc_spoke_last;  /* bus->lock: typed bytes go to the console that wrote last */
+};
+
+/* ---- console ---- */
+static void com1_output(void *opaque, u8 byte)
+{
+	struct board *b = opaque;
+	b->hvc_spoke_last = false;
+	console_put(&b->console, &byte, 1);
+}
+
+static void hvc_output(void *opaque, const u8 *data, size_t len)
+{
+	struct board *b = opaque;
+	b->hvc_spoke_last = true;
+	console_put(&b->console, data, len);
+}
+
+void board_serial_input(struct vm *vm, const u8 *bytes, size_t n)
+{
+	struct board *b = vm->board;
+	size_t taken = b->hvc_spoke_last ? virtio_console_receive(b->hvc, bytes, n) : uart16550_receive(b->com1, bytes, n);
+	if (taken < n)
+		log_once(LOG_WARN, "the guest does not read its console: typed bytes are lost");
+}
+
+void board_console_drain(struct vm *vm)
+{
+	if (vm->board)
+		console_drain(&vm->board->console);
+}
+
+static int open_console(struct board *b)
+{
+	const struct vm_config *cfg = &b->vm->cfg;
+	b->console_fd = -1;
+	if (cfg->serial == VM_SERIAL_FILE) {
+		b->console_fd = open(cfg->serial_path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+		if (b->console_fd < 0) {
+			int err = -errno;
+			log_error("--serial file \"%s\": %s", cfg->serial_path, strerror(errno));
+			return err;
+		}
+	}
+	console_init(&b->console, cfg->serial == VM_SERIAL_STDIO ? STDOUT_FILENO : b->console_fd, b->vm->event_fd);
+	return 0;
+}
+
+/* ---- construction ---- */
+static void kick(void *vm, unsigned index) { vcpu_kick(vm, index); }
+
+static void create_interrupts(struct board *b)
+{
+	struct vm *vm = b->vm;
+	b->irq = irq_system_create(&vm->bus, &b->devs);
+	b->irq->kick = kick;
+	b->irq->vm = vm;
+	for (unsigned i = 0; i < vm->ncpus; i++)
+		irq_system_add_cpu(b->irq, vm->vcpus[i].cpu);
+}
+
+static void create_pci(struct board *b)
+{
+	struct pci_host_config cfg = { 0 };
+	for (unsigned i = 0; i < 8; i++)
+		cfg.gsi[i] = irq_system_line(b->irq, BOARD_GSI_PCI + i);
+	static const u8 routable[] = { 3, 5, 6, 7, 10, 11, 12, 14, 15 };
+	for (unsigned i = 0; i < array_len(routable); i++)
+		cfg.isa[routable[i]] = irq_system_line(b->irq, routable[i]);
+	b->pci = pci_host_create(&b->vm->bus, &b->devs, &cfg);
+	q35_mch_create(b->pci);
+	struct ich9_pm_config pm = { .sci = irq_system_line(b->irq, BOARD_IRQ_SCI), .slp_typ_s5 = BOARD_SLP_TYP_S5 };
+	ich9_lpc_create(b->pci, ich9_pm_create(&b->vm->bus, &b->devs, &pm));
+}
+
+static void create_legacy(struct board *b)
+{
+	struct bus *bus = &b->vm->bus;
+	struct irq_line hpet_lines[HPET_LINES] = { 0 };
+	static const u8 used[] = { 0, 8, 20, 21, 22, 23 };
+	for (unsigned i = 0; i < array_len(used); i++)
+		hpet_lines[used[i]] = irq_system_line(b->irq, used[i]);
+	struct hpet *hpet = hpet_create(bus, &b->devs, hpet_lines);
+	i8254_create(bus, &b->devs, hpet_pit_line(hpet));
+	b->rtc = mc146818_create(bus, &b->devs, hpet_rtc_line(hpet));
+	cmos_set_memory(b->rtc, board_low_ram(b->vm->cfg.memory), board_high_ram(b->vm->cfg.memory), b->vm->ncpus);
+	i8042_create(bus, &b->devs, irq_system_line(b->irq, 1), irq_system_line(b->irq, 12));
+	pc_ports_create(bus, &b->devs, NULL, NULL);
+	struct uart16550_config com1 = { .name = "com1", .port = BOARD_COM1_PORT, .irq = irq_system_line(b->irq, BOARD_IRQ_COM1),
+					 .output = com1_output, .opaque = b };
+	b->com1 = uart16550_create(bus, &b->devs, &com1);
+}
+
+static void create_fw_cfg(struct board *b)
+{
+	struct fw_cfg *f = fw_cfg_create(&b->vm->bus, &b->devs);
+	struct e820_entry map[E820_MAX];
+	unsigned n = e820_build(b->vm->cfg.memory, E820_FIRMWARE, map);
+	fw_cfg_set_u64(f, FW_CFG_RAM_SIZE, b->vm->cfg.memory);
+	fw_cfg_set_u16(f, FW_CFG_NB_CPUS, b->vm->ncpus);
+	fw_cfg_set_u16(f, FW_CFG_MAX_CPUS, b->vm->ncpus);
+	fw_cfg_add_file(f, "etc/e820", map, n * sizeof map[0]);
+}
+
+/* "FILE" or "FILE:ro". */
+static int create_disk(struct board *b, const char *spec, unsigned number, unsigned slot)
+{
+	char path[4096], id[20];
+	size_t len = strlen(spec);
+	bool ro = len > 3 && !strcmp(spec + len - 3, ":ro");
+	snprintf(path, sizeof path, "%.*s", (int)(ro ? len - 3 : len), spec);
+	snprintf(id, sizeof id, "nestbox-disk%u", number);
+	struct virtio_blk_config cfg = { .queues = b->vm->ncpus < 4 ? b->vm->ncpus : 4, .id = id };
+	int err = file_open_disk(&cfg.file, path, ro);
+	if (!err && !virtio_blk_create(b->pci, slot, &cfg))
+		err = -EAGAIN;
+	return err;
+}
+
+static int create_virtio(struct board *b)
+{
+	unsigned slot = SLOT_FIRST_VIRTIO;
+	virtio_rng_create(b->pci, slot++);
+	struct virtio_console_config console = { .output = hvc_output, .opaque = b };
+	b->hvc = virtio_console_create(b->pci, slot++, &console);
+	for (unsigned i = 0; i < b->vm->cfg.ndisks; i++) {
+		int err = create_disk(b, b->vm->cfg.disks[i], i, slot++);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+static void create_test_devices(struct board *b)
+{
+	struct irq_line lines[PC_TESTDEV_IRQS];
+	for (unsigned i = 0; i < PC_TESTDEV_IRQS; i++)
+		lines[i] = irq_system_line(b->irq, i);
+	debug_exit_create(&b->vm->bus, PORT_DEBUG_EXIT);
+	pc_testdev_create(&b->vm->bus, &b->devs, lines);
+	pci_testdev_create(b->pci, SLOT_TESTDEV);
+}
+
+int board_create(struct vm *vm)
+{
+	struct board *b = calloc(1, sizeof *b);
+	if (!b)
+		return -ENOMEM;
+	b->vm = vm;
+	int err = open_console(b);
+	if (err) {
+		free(b);
+		return err;
+	}
+	vm->board = b;
+	create_interrupts(b);
+	create_pci(b);
+	create_legacy(b);
+	create_fw_cfg(b);
+	err = create_virtio(b);
+	if (!err && vm->cfg.test_devices)
+		create_test_devices(b);
+	struct pci_windows w = { BOARD_PCI32_BASE, (u64)BOARD_PCI32_LAST + 1, BOARD_PCI_IO_BASE, 0x10000 };
+	return err ? err : pci_assign_bars(b->pci, &w);
+}
+
+void board_destroy(struct vm *vm)
+{
+	if (!vm->board)
+		return;
+	dev_list_free(&vm->board->devs);
+	boot_files_close(&vm->board->files);
+	console_drain(&vm->board->console);
+	if (vm->board->console_fd >= 0)
+		close(vm->board->console_fd);
+	free(vm->board);
+	vm->board = NULL;
+}
+
+int board_boot(struct vm *vm)
+{
+	char err[512];
+	struct cpu *bsp = vm->vcpus[0].cpu;
+	struct boot_request rq = {
+		.kernel = vm->cfg.kernel, .initrd = vm->cfg.initrd, .append = vm->cfg.append, .files = &vm->board->files,
+		.board = { .ncpus = vm->ncpus, .phys_bits = cpu_maxphyaddr(bsp), .ram = vm->cfg.memory },
+	};
+	for (unsigned i = 0; i < vm->ncpus; i++)
+		boot_cpu_setup(&vm->vcpus[i].cpu->arch, &rq.board);
+	irq_system_virtual_wire(vm->board->irq);
+	int r = boot_load(&rq, &vm->mem, &bsp->arch, err, sizeof err);
+	if (r)
+		log_error("%s", err);
+	return r;
+}
+
+void board_save(struct vm *vm, struct state_buf *b)
+{
+	dev_list_quiesce(&vm->board->devs);
+	pthread_mutex_lock(&vm->bus.lock);
+	dev_list_save(&vm->board->devs, b);
+	pthread_mutex_unlock(&vm->bus.lock);
+}
+
+int board_load(struct vm *vm, const struct state_buf *b, size_t *pos)
+{
+	dev_list_quiesce(&vm->board->devs);
+	pthread_mutex_lock(&vm->bus.lock);
+	int err = dev_list_load(&vm->board->devs, b, pos);
+	pthread_mutex_unlock(&vm->bus.lock);
+	return err;
+}
