@@ -1,0 +1,28 @@
+/* The vector unit: x87, MMX, SSE, AVX, and the instructions that save and load their state.
+ *
+ * Each guest instruction becomes a few bytes of host code (a stub) that loads only the registers involved, executes the
+ * very same instruction and stores the results, so the host's silicon computes every bit. Not here: integer
+ * instructions of the SSE era (MOVNTI, CRC32, POPCNT, fences, prefetches). Surprise: the guest's x87 and MMX registers
+ * live in the host's while the vCPU runs; nothing else in a vCPU thread may use x87. */
+#ifndef NB_VEC_H
+#define NB_VEC_H
+
+#include "cpu/cpu.h"
+#include <Zydis/Zydis.h>
+
+/* A handler for the instruction, or NULL: not the vector unit's, or its feature is not shown (#UD). `ops` holds all
+ * zi->operand_count operands. `out` already has base, index, scale, seg, disp, asize, len and off. Never fails
+ * otherwise; makes the unit on first use. */
+insn_fn *vec_decode(struct cpu *c, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops, struct insn *out);
+
+/* 0 or -errno. Optional: vec_decode calls it. */
+int vec_create(struct cpu *c);
+/* From the vCPU's own thread, or after that has ended. */
+void vec_destroy(struct cpu *c);
+/* Forget every stub: the engine has dropped, or is about to drop, all its decoded instructions. */
+void vec_reset(struct cpu *c);
+/* Own thread: makes arch.x87 valid and gives x87 and MXCSR back to the host. Before arch state is read or written from
+ * outside, and before the vCPU moves to another thread. */
+void vec_sync(struct cpu *c);
+
+#endif

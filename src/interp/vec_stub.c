@@ -1,0 +1,461 @@
+/* Native stubs: for one guest instruction, host code that loads its registers from the guest's state, executes it on
+ * the silicon and stores the results. The arena that holds them, and the path that survives SIMD exceptions.
+ *
+ * The instruction is rebuilt rather than copied: the memory operand becomes [rsi], a general register becomes rax,
+ * vector registers keep their numbers. Prefixes that select the operation are kept as the guest wrote them. */
+#include "interp/vec_priv.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include "base/log.h"
+
+#define CHUNK_BYTES (256 * KiB)
+#define STUB_MAX 256
+
+struct vec_chunk {
+	struct vec_chunk *next;
+	u32 used;
+	u8 code[];
+};
+
+struct vec_code {
+	struct vec_code *next;
+	u64 hash;
+	u32 len;
+	u8 code[] __attribute__((aligned(16)));
+};
+
+/* ---- emitting ---- */
+struct out { u8 *p; };
+
+static void put(struct out *o, unsigned n, const u8 *b) { memcpy(o->p, b, n); o->p += n; }
+#define PUT(o, ...) put(o, sizeof((u8[]){ __VA_ARGS__ }), (u8[]){ __VA_ARGS__ })
+static void put32(struct out *o, u32 v) { memcpy(o->p, &v, 4); o->p += 4; }
+
+/* modrm of [rdi + disp32] */
+static void put_rdi(struct out *o, unsigned reg, size_t off) { PUT(o, (u8)(0x87 | (reg & 7) << 3)); put32(o, (u32)off); }
+
+/* movaps xmm, [state] and back */
+static void put_sse_move(struct out *o, unsigned r, bool store)
+{
+	if (r >= 8)
+		PUT(o, 0x44);
+	PUT(o, 0x0f, store ? 0x29 : 0x28);
+	put_rdi(o, r, offsetof(struct cpu, arch.ymm) + 32 * r);
+}
+
+/* vmovaps xmm or ymm, [state] and back */
+static void put_avx_move(struct out *o, unsigned r, bool store, bool wide)
+{
+	PUT(o, 0xc5, (u8)((r < 8 ? 0x80 : 0) | 0x78 | (wide ? 4 : 0)), store ? 0x29 : 0x28);
+	put_rdi(o, r, offsetof(struct cpu, arch.ymm) + 32 * r);
+}
+
+static void put_gpr_move(struct out *o, unsigned host, unsigned guest, bool store)
+{
+	PUT(o, 0x48, store ? 0x89 : 0x8b);
+	put_rdi(o, host, offsetof(struct cpu, arch.gpr) + 8 * guest);
+}
+
+/* ---- operands ---- */
+enum regfile { FILE_NONE, FILE_GPR, FILE_XMM, FILE_YMM, FILE_OTHER };
+
+static enum regfile regfile(const ZydisDecodedOperand *op)
+{
+	if (op->type != ZYDIS_OPERAND_TYPE_REGISTER)
+		return FILE_NONE;
+	switch (ZydisRegisterGetClass(op->reg.value)) {
+	case ZYDIS_REGCLASS_GPR8:
+	case ZYDIS_REGCLASS_GPR16:
+	case ZYDIS_REGCLASS_GPR32:
+	case ZYDIS_REGCLASS_GPR64: return FILE_GPR;
+	case ZYDIS_REGCLASS_XMM: return FILE_XMM;
+	case ZYDIS_REGCLASS_YMM: return FILE_YMM;
+	default: return FILE_OTHER;
+	}
+}
+
+static unsigned regid(const ZydisDecodedOperand *op)
+{
+	i8 id = ZydisRegisterGetId(op->reg.value);
+
+	return id < 0 ? 0 : id & 15;
+}
+
+/* What the ModRM byte and its prefixes will hold. */
+struct fields {
+	u8 reg, rm, vvvv, is4;
+	bool mem, gpr_op, has_is4;
+};
+
+static struct fields fields_of(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)
+{
+	struct fields f = { .reg = zi->raw.modrm.reg, .rm = zi->raw.modrm.rm };
+
+	for (unsigned k = 0; k < zi->operand_count; k++) {
+		const ZydisDecodedOperand *op = &ops[k];
+		enum regfile file = regfile(op);
+		/* An explicit general register is rax = 0; hidden ones (string compares) keep their numbers. */
+		u8 id = file == FILE_NONE ? 0 : file == FILE_GPR ? 0 : regid(op);
+
+		if (op->type == ZYDIS_OPERAND_TYPE_MEMORY && op->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM) {
+			f.mem = true;
+			f.rm = 6; /* rsi */
+		}
+		if (file == FILE_NONE)
+			continue;
+		f.gpr_op |= file == FILE_GPR && op->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT;
+		switch ((int)op->encoding) {
+		case ZYDIS_OPERAND_ENCODING_MODRM_REG: f.reg = id; break;
+		case ZYDIS_OPERAND_ENCODING_MODRM_RM: f.rm = id; break;
+		case ZYDIS_OPERAND_ENCODING_NDSNDD: f.vvvv = id; break;
+		case ZYDIS_OPERAND_ENCODING_IS4: f.is4 = id; f.has_is4 = true; break;
+		}
+	}
+	return f;
+}
+
+/* ---- the instruction itself ---- */
+static void put_imm(struct out *o, const ZydisDecodedInstruction *zi, const struct fields *f)
+{
+	for (unsigned k = 0; k < 2; k++) {
+		u64 v = zi->raw.imm[k].value.u;
+
+		if (!zi->raw.imm[k].size)
+			continue;
+		if (f->has_is4) {
+			PUT(o, (u8)(f->is4 << 4 | (v & 15)));
+			return;
+		}
+		put(o, zi->raw.imm[k].size / 8, (const u8 *)&v);
+	}
+}
+
+/* Non-temporal stores become ordinary ones: stronger ordering, and no write-combining stall at each. */
+static u8 temporal_opcode(const ZydisDecodedInstruction *zi)
+{
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_MOVNTPS:
+	case ZYDIS_MNEMONIC_MOVNTPD:
+	case ZYDIS_MNEMONIC_VMOVNTPS:
+	case ZYDIS_MNEMONIC_VMOVNTPD: return 0x29;
+	case ZYDIS_MNEMONIC_MOVNTDQ:
+	case ZYDIS_MNEMONIC_VMOVNTDQ:
+	case ZYDIS_MNEMONIC_MOVNTQ: return 0x7f;
+	default: return zi->opcode;
+	}
+}
+
+static void put_modrm(struct out *o, const ZydisDecodedInstruction *zi, const struct fields *f)
+{
+	if (zi->attributes & ZYDIS_ATTRIB_HAS_MODRM)
+		PUT(o, (u8)((f->mem ? 0 : 0xc0) | (f->reg & 7) << 3 | (f->rm & 7)));
+}
+
+static void put_legacy(struct out *o, const ZydisDecodedInstruction *zi, const struct fields *f)
+{
+	u8 repeat = 0, rex = 0;
+	bool size = false;
+
+	for (unsigned k = 0; k < zi->raw.prefix_count; k++) {
+		u8 b = zi->raw.prefixes[k].value;
+
+		if (b == 0xf2 || b == 0xf3)
+			repeat = b; /* the last one decides */
+		size |= b == 0x66;
+	}
+	if (size)
+		PUT(o, 0x66);
+	if (repeat)
+		PUT(o, repeat);
+	if (zi->machine_mode == ZYDIS_MACHINE_MODE_LONG_64 && (zi->attributes & ZYDIS_ATTRIB_HAS_REX) && zi->raw.rex.W)
+		rex |= 0x48;
+	if (f->reg & 8)
+		rex |= 0x44;
+	if (f->rm & 8)
+		rex |= 0x41;
+	if (rex)
+		PUT(o, rex);
+	if (zi->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
+		PUT(o, 0x0f);
+	if (zi->opcode_map == ZYDIS_OPCODE_MAP_0F38)
+		PUT(o, 0x38);
+	else if (zi->opcode_map == ZYDIS_OPCODE_MAP_0F3A)
+		PUT(o, 0x3a);
+	PUT(o, temporal_opcode(zi));
+	put_modrm(o, zi, f);
+	put_imm(o, zi, f);
+}
+
+static void put_vex(struct out *o, const ZydisDecodedInstruction *zi, const struct fields *f)
+{
+	/* Outside 64-bit mode W is ignored by the instructions with a general register, not by us. */
+	bool w = zi->raw.vex.W && !(f->gpr_op && zi->machine_mode != ZYDIS_MACHINE_MODE_LONG_64);
+	unsigned map = zi->opcode_map == ZYDIS_OPCODE_MAP_0F38 ? 2 : zi->opcode_map == ZYDIS_OPCODE_MAP_0F3A ? 3 : 1;
+
+	PUT(o, 0xc4, (u8)((f->reg & 8 ? 0 : 0x80) | 0x40 | (f->rm & 8 ? 0 : 0x20) | map),
+	    (u8)((w ? 0x80 : 0) | (~f->vvvv & 15) << 3 | (zi->raw.vex.L ? 4 : 0) | zi->raw.vex.pp), temporal_opcode(zi));
+	put_modrm(o, zi, f);
+	put_imm(o, zi, f);
+}
+
+/* ---- the stub ---- */
+#define READS (ZYDIS_OPERAND_ACTION_READ | ZYDIS_OPERAND_ACTION_CONDREAD | ZYDIS_OPERAND_ACTION_CONDWRITE)
+#define WRITES (ZYDIS_OPERAND_ACTION_WRITE | ZYDIS_OPERAND_ACTION_CONDWRITE)
+
+/* Registers that the instruction reads; for legacy SSE also those it writes, which may be partial. */
+static void put_loads(struct out *o, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)
+{
+	bool vex = zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
+
+	for (unsigned k = 0; k < zi->operand_count; k++) {
+		const ZydisDecodedOperand *op = &ops[k];
+		enum regfile file = regfile(op);
+		bool hidden = op->visibility != ZYDIS_OPERAND_VISIBILITY_EXPLICIT;
+
+		if ((file == FILE_XMM || file == FILE_YMM) && (!vex || (op->actions & READS))) {
+			if (vex)
+				put_avx_move(o, regid(op), false, file == FILE_YMM);
+			else
+				put_sse_move(o, regid(op), false);
+		}
+		if (file == FILE_GPR && (op->actions & READS))
+			put_gpr_move(o, hidden ? regid(op) : 0, regid(op), false);
+	}
+}
+
+static bool put_stores(struct out *o, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)
+{
+	bool vex = zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX, wide = vex && zi->raw.vex.L;
+
+	for (unsigned k = 0; k < zi->operand_count; k++) {
+		const ZydisDecodedOperand *op = &ops[k];
+		enum regfile file = regfile(op);
+		bool hidden = op->visibility != ZYDIS_OPERAND_VISIBILITY_EXPLICIT;
+
+		wide |= file == FILE_YMM;
+		if (!(op->actions & WRITES))
+			continue;
+		if (file == FILE_XMM || file == FILE_YMM) {
+			if (vex)
+				put_avx_move(o, regid(op), true, true); /* VEX.128 has zeroed the upper half */
+			else
+				put_sse_move(o, regid(op), true);
+		}
+		if (file == FILE_GPR)
+			put_gpr_move(o, hidden ? regid(op) : 0, regid(op), true);
+	}
+	return wide;
+}
+
+static unsigned stub_emit(u8 *to, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops, bool fp)
+{
+	struct out o = { to };
+	struct fields f = fields_of(zi, ops);
+	bool wide;
+
+	put_loads(&o, zi, ops);
+	if (zi->cpu_flags && (zi->cpu_flags->tested & ZYDIS_CPUFLAG_CF || zi->cpu_flags->tested & ZYDIS_CPUFLAG_ZF || zi->cpu_flags->tested & ZYDIS_CPUFLAG_PF)) {
+		PUT(&o, 0x66, 0x8b); /* mov ax, cc; sahf: FCMOVcc */
+		put_rdi(&o, 0, offsetof(struct cpu, arch.cc));
+		PUT(&o, 0x9e);
+	}
+	if (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
+		put_vex(&o, zi, &f);
+	else
+		put_legacy(&o, zi, &f);
+	/* Flags first: nothing here but the instruction has touched them. lahf; seto al; mov cc, ax. PCMPxSTRI's ecx is not in the way. */
+	if (zi->cpu_flags && ((zi->cpu_flags->modified | zi->cpu_flags->set_0) & FLAG_ARITH)) {
+		PUT(&o, 0x9f, 0x0f, 0x90, 0xc0, 0x66, 0x89);
+		put_rdi(&o, 0, offsetof(struct cpu, arch.cc));
+	}
+	if (fp) {
+		PUT(&o, 0x0f, 0xae); /* stmxcsr */
+		put_rdi(&o, 3, offsetof(struct cpu, arch.mxcsr));
+	}
+	wide = put_stores(&o, zi, ops);
+	if (wide)
+		PUT(&o, 0xc5, 0xf8, 0x77); /* vzeroupper */
+	PUT(&o, 0xc3);
+	return (unsigned)(o.p - to);
+}
+
+/* ---- arena ---- */
+static struct vec_chunk *chunk_add(struct vec *v)
+{
+	struct vec_chunk *ch = mmap(NULL, CHUNK_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (ch == MAP_FAILED) {
+		log_once(LOG_ERROR, "no executable memory for vector instructions (mmap: %s)", strerror(errno));
+		return NULL;
+	}
+	ch->next = v->chunks;
+	ch->used = align_up(sizeof(*ch), 64);
+	v->chunks = ch;
+	return ch;
+}
+
+static struct vec_code *code_add(struct vec *v, const u8 *bytes, unsigned len, u64 hash)
+{
+	struct vec_chunk *ch = v->chunks;
+	u32 need = (u32)align_up(sizeof(struct vec_code) + len, 64);
+	struct vec_code *k;
+
+	if (!ch || ch->used + need > CHUNK_BYTES)
+		ch = chunk_add(v);
+	if (!ch)
+		return NULL;
+	k = (struct vec_code *)((u8 *)ch + ch->used);
+	ch->used += need;
+	k->hash = hash;
+	k->len = len;
+	memcpy(k->code, bytes, len);
+	k->next = v->hash[hash % VEC_HASH];
+	v->hash[hash % VEC_HASH] = k;
+	return k;
+}
+
+static vec_stub *stub_share(struct vec *v, const u8 *bytes, unsigned len)
+{
+	u64 hash = 0xcbf29ce484222325u;
+	struct vec_code *k;
+
+	for (unsigned n = 0; n < len; n++)
+		hash = (hash ^ bytes[n]) * 0x100000001b3u;
+	hash ^= hash >> 32;
+	for (k = v->hash[hash % VEC_HASH]; k; k = k->next)
+		if (k->hash == hash && k->len == len && !memcmp(k->code, bytes, len))
+			return (vec_stub *)k->code;
+	k = code_add(v, bytes, len, hash);
+	return k ? (vec_stub *)k->code : NULL;
+}
+
+vec_stub *vec_stub_make(struct cpu *c, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops, bool fp)
+{
+	u8 bytes[STUB_MAX];
+	unsigned len = stub_emit(bytes, zi, ops, fp);
+
+	bug_if(len > sizeof(bytes));
+	return stub_share(vec_of(c), bytes, len);
+}
+
+vec_stub *vec_stub_two_mmx(struct cpu *c, unsigned a, unsigned b)
+{
+	/* movq [rsi], mmA; movq [rsi + 8], mmB; ret */
+	u8 bytes[] = { 0x0f, 0x7f, (u8)(0x06 | (a & 7) << 3), 0x0f, 0x7f, (u8)(0x46 | (b & 7) << 3), 8, 0xc3 };
+
+	return stub_share(vec_of(c), bytes, sizeof(bytes));
+}
+
+/* Keeps one chunk, empty, unless all shall go. */
+void vec_stub_free(struct vec *v, bool all)
+{
+	memset(v->hash, 0, sizeof(v->hash));
+	while (v->chunks && (all || v->chunks->next)) {
+		struct vec_chunk *next = v->chunks->next;
+
+		munmap(v->chunks, CHUNK_BYTES);
+		v->chunks = next;
+	}
+	if (v->chunks)
+		v->chunks->used = align_up(sizeof(struct vec_chunk), 64);
+}
+
+/* ---- unmasked SIMD exceptions ---- */
+/* Where the thread's guarded stub was called from; rsp 0: none is running. */
+static __thread struct { u64 rsp; } guard;
+
+u64 vec_guarded_call(vec_stub *code, struct cpu *c, void *mem, u64 *rsp_slot);
+extern const char vec_guarded_recover[];
+__asm__(".text\n"
+	".type vec_guarded_call, @function\n"
+	"vec_guarded_call:\n"
+	"\tmov %rsp, (%rcx)\n"
+	"\tmov %rdi, %rax\n"
+	"\tmov %rsi, %rdi\n"
+	"\tmov %rdx, %rsi\n"
+	"\tsub $8, %rsp\n"
+	"\tcall *%rax\n"
+	"\tadd $8, %rsp\n"
+	"\txor %eax, %eax\n"
+	"\tret\n"
+	"vec_guarded_recover:\n"
+	"\tmov $1, %eax\n"
+	"\tret\n"
+	".size vec_guarded_call, . - vec_guarded_call\n");
+
+static struct sigaction sigfpe_before;
+
+/* The stub's instruction raised a SIMD exception: nothing of it has happened except the flags in MXCSR, which the kernel
+ * gives back with the rest of the registers. Go on as if the stub had returned, with another result. */
+static void on_sigfpe(int sig, siginfo_t *info, void *context)
+{
+	ucontext_t *uc = context;
+
+	if (guard.rsp) {
+		uc->uc_mcontext.gregs[REG_RIP] = (greg_t)vec_guarded_recover;
+		uc->uc_mcontext.gregs[REG_RSP] = (greg_t)guard.rsp;
+		guard.rsp = 0;
+		return;
+	}
+	/* Not ours: whatever was there before. */
+	sigaction(SIGFPE, &sigfpe_before, NULL);
+}
+
+int vec_guard_init(void)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	static bool done;
+	int err = 0;
+
+	pthread_mutex_lock(&lock);
+	if (!done) {
+		struct sigaction sa = { .sa_sigaction = on_sigfpe, .sa_flags = SA_SIGINFO | SA_ONSTACK };
+
+		sigemptyset(&sa.sa_mask);
+		if (sigaction(SIGFPE, &sa, &sigfpe_before) < 0)
+			err = -errno;
+		else
+			done = true;
+	}
+	pthread_mutex_unlock(&lock);
+	return err;
+}
+
+/* A blocked SIGFPE would kill the process instead of reaching the handler. */
+static void sigfpe_open(struct vec *v)
+{
+	sigset_t set;
+
+	if (v->sigfpe_open)
+		return;
+	sigemptyset(&set);
+	sigaddset(&set, SIGFPE);
+	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+	v->sigfpe_open = true;
+}
+
+static inline void load_mxcsr(u32 v) { __asm__ volatile("ldmxcsr %0" : : "m"(v) : "memory"); }
+
+bool vec_stub_guarded(struct cpu *c, vec_stub *code, void *mem)
+{
+	struct vec *v = vec_of(c);
+	u64 faulted;
+
+	sigfpe_open(v);
+	load_mxcsr(c->arch.mxcsr);
+	faulted = vec_guarded_call(code, c, mem, &guard.rsp);
+	guard.rsp = 0;
+	if (faulted)
+		__asm__ volatile("stmxcsr %0" : "=m"(c->arch.mxcsr) : : "memory");
+	load_mxcsr(MXCSR_INIT);
+	v->host_mxcsr = MXCSR_INIT;
+	if (faulted && cpu_has(c, FEAT_AVX))
+		__asm__ volatile("vzeroupper" : : : "memory");
+	return !faulted;
+}
