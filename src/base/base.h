@@ -62,6 +62,32 @@ static inline u64 max_u64(u64 a, u64 b) { return a > b ? a : b; }
 /* Unaligned host-order loads and stores (host and guest are both little-endian x86). */
 static inline u64 load_le(const void *p, unsigned size) { u64 v = 0; memcpy(&v, p, size); return v; }
 static inline void store_le(void *p, u64 v, unsigned size) { memcpy(p, &v, size); }
+
+/* One host access of 1, 2, 4 or 8 bytes, aligned or not; an aligned one is atomic. For guest memory that others write too. */
+typedef u16 any_u16 __attribute__((aligned(1), may_alias));
+typedef u32 any_u32 __attribute__((aligned(1), may_alias));
+typedef u64 any_u64 __attribute__((aligned(1), may_alias));
+
+static must_inline u64 host_load(const void *p, unsigned size)
+{
+	switch (size) {
+	case 1: return *(const volatile u8 *)p;
+	case 2: return *(const volatile any_u16 *)p;
+	case 4: return *(const volatile any_u32 *)p;
+	default: return *(const volatile any_u64 *)p;
+	}
+}
+
+static must_inline void host_store(void *p, unsigned size, u64 v)
+{
+	switch (size) {
+	case 1: *(volatile u8 *)p = (u8)v; return;
+	case 2: *(volatile any_u16 *)p = (u16)v; return;
+	case 4: *(volatile any_u32 *)p = (u32)v; return;
+	default: *(volatile any_u64 *)p = v; return;
+	}
+}
+
 static inline u32 bswap32(u32 v) { return __builtin_bswap32(v); }
 static inline u64 bswap64(u64 v) { return __builtin_bswap64(v); }
 static inline u16 bswap16(u16 v) { return __builtin_bswap16(v); }

@@ -142,7 +142,7 @@ static bool io_write(struct cpu *c, const struct part *p, const u8 *from)
 static void copy(void *to, const void *from, unsigned len)
 {
 	switch (len) {
-	case 1: case 2: case 4: case 8: mmu_host_store(to, len, mmu_host_load(from, len)); break;
+	case 1: case 2: case 4: case 8: host_store(to, len, host_load(from, len)); break;
 	case 16: memcpy(to, from, 16); break;
 	case 32: memcpy(to, from, 32); break;
 	default: memcpy(to, from, len);
@@ -289,7 +289,7 @@ static pthread_mutex_t split_lock = PTHREAD_MUTEX_INITIALIZER;
 /* One aligned word of RAM with compare-and-swap, so that plain writes of other vCPUs are not lost. */
 static void rmw_word(const struct part *p, void (*fn)(void *bytes, void *arg), void *arg)
 {
-	u64 old = mmu_host_load(p->host, p->len), new;
+	u64 old = host_load(p->host, p->len), new;
 	bool ok = false;
 	while (!ok) {
 		new = old;

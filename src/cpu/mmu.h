@@ -147,26 +147,8 @@ static inline struct tlb_entry *mmu_hit(const struct cpu *c, u64 la, u32 need)
 	return likely(e->tag == (la & PAGE_MASK) && (e->perm & need) == need) ? e : NULL;
 }
 
-/* One host access of 1, 2, 4 or 8 bytes, so that an aligned one is atomic as on the real CPU. */
-static must_inline u64 mmu_host_load(const void *p, unsigned size)
-{
-	switch (size) {
-	case 1: return *(const volatile u8 *)p;
-	case 2: return *(const volatile u16 *)p;
-	case 4: return *(const volatile u32 *)p;
-	default: return *(const volatile u64 *)p;
-	}
-}
-
-static must_inline void mmu_host_store(void *p, unsigned size, u64 v)
-{
-	switch (size) {
-	case 1: *(volatile u8 *)p = (u8)v; return;
-	case 2: *(volatile u16 *)p = (u16)v; return;
-	case 4: *(volatile u32 *)p = (u32)v; return;
-	default: *(volatile u64 *)p = v; return;
-	}
-}
+static must_inline u64 mmu_host_load(const void *p, unsigned size) { return host_load(p, size); }
+static must_inline void mmu_host_store(void *p, unsigned size, u64 v) { host_store(p, size, v); }
 
 /* Data access at linear address la with the current privilege; size 1, 2, 4 or 8. False: cpu->fault is set. A non-canonical address gives #GP(0): the MMU does
  * not know the segment, so engines turn it into #SS(0) when the operand's segment is SS. Alignment (#AC) and data breakpoints: access class 3. */
@@ -175,7 +157,7 @@ static must_inline bool mmu_read(struct cpu *c, u64 la, unsigned size, u64 *v)
 	struct tlb_entry *e = mmu_hit(c, la, TLB_R(c->acc_class));
 	if (unlikely(!e || (la & 0xfff) > 0x1000 - size))
 		return mmu_read_slow(c, la, size, v);
-	*v = mmu_host_load((const void *)(la + e->addend), size);
+	*v = host_load((const void *)(la + e->addend), size);
 	return true;
 }
 
@@ -184,7 +166,7 @@ static must_inline bool mmu_write(struct cpu *c, u64 la, unsigned size, u64 v)
 	struct tlb_entry *e = mmu_hit(c, la, TLB_W(c->acc_class));
 	if (unlikely(!e || (la & 0xfff) > 0x1000 - size))
 		return mmu_write_slow(c, la, size, v);
-	mmu_host_store((void *)(la + e->addend), size, v);
+	host_store((void *)(la + e->addend), size, v);
 	return true;
 }
 

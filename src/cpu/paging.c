@@ -63,7 +63,7 @@ static u64 page_address(const struct format *f, unsigned level, u64 e, u64 la)
 static enum walk_end read_step(struct cpu *c, struct walk *w, struct walk_step *s, u64 la, u32 acc)
 {
 	u8 *host;
-	enum walk_end end = paging_table(c, s->at, la, acc, &host, &s->frame);
+	enum walk_end end = paging_table(c, s->at, la, ACC_R | (acc & ACC_PROBE), &host, &s->frame);
 	if (end != WALK_OK)
 		return end;
 	if (unlikely(!host)) {
@@ -72,7 +72,7 @@ static enum walk_end read_step(struct cpu *c, struct walk *w, struct walk_step *
 		return WALK_OK;
 	}
 	s->host = host + (s->at & 0xfff);
-	s->value = mmu_host_load(s->host, w->esize);
+	s->value = host_load(s->host, w->esize);
 	return WALK_OK;
 }
 
@@ -149,7 +149,7 @@ enum walk_end paging_walk(struct cpu *c, u64 la, u32 acc, struct walk *w)
 /* A locked update, as the CPU's: only if the entry is still what the walk saw (but for the flags themselves). */
 static bool or_entry(struct walk_step *s, unsigned esize, u64 want)
 {
-	u64 now = mmu_host_load(s->host, esize);
+	u64 now = host_load(s->host, esize);
 	bool ok;
 	if ((now ^ s->value) & ~(PTE_A | PTE_D))
 		return false;

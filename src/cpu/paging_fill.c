@@ -26,7 +26,7 @@ static enum walk_end nested_table(struct cpu *c, u64 at, u64 la, u32 acc, u8 **h
 		*frame = n->frame;
 		return WALK_OK;
 	}
-	if (!c->virt->npt_walk(c, l2gpa(at), acc & (ACC_R | ACC_W | ACC_PROBE), NPT_GUEST_PT, true, gva(la), &np)) {
+	if (!c->virt->npt_walk(c, l2gpa(at), acc, NPT_GUEST_PT, true, gva(la), &np)) {
 		n->at = TLB_EMPTY; /* a violation forgets the mapping */
 		return WALK_VIRT;
 	}
@@ -39,7 +39,7 @@ static enum walk_end nested_table(struct cpu *c, u64 at, u64 la, u32 acc, u8 **h
 enum walk_end paging_table(struct cpu *c, u64 at, u64 la, u32 acc, u8 **host, u32 *frame)
 {
 	if (paging_nested(c))
-		return nested_table(c, at, la, acc & ~ACC_X, host, frame);
+		return nested_table(c, at, la, acc, host, frame);
 	find_host(c, at & PAGE_MASK, acc, host, frame);
 	return WALK_OK;
 }

@@ -162,12 +162,7 @@ u64 mem_read_le(const struct mem *m, gpa_t at, unsigned size)
 {
 	const void *p = mem_ptr(m, at, size);
 	if (likely(p))
-		switch (size) {
-		case 1: return *(const volatile u8 *)p;
-		case 2: return *(const volatile u16 *)p;
-		case 4: return *(const volatile u32 *)p;
-		case 8: return *(const volatile u64 *)p;
-		}
+		return host_load(p, size);
 	u64 v = low_mask(8 * size);
 	for (unsigned i = 0; i < size; i++) {
 		const u8 *b = mem_ptr(m, gpa(at.v + i), 1);
@@ -181,14 +176,8 @@ void mem_write_le(struct mem *m, gpa_t at, u64 value, unsigned size)
 {
 	u64 n;
 	const struct mem_slot *s = piece(m, at.v, size, &n);
-	if (likely(s && n == size && s->kind == MEM_RAM && (size & (size - 1)) == 0)) {
-		u8 *p = s->host + (at.v - s->gpa);
-		switch (size) {
-		case 1: *(volatile u8 *)p = (u8)value; break;
-		case 2: *(volatile u16 *)p = (u16)value; break;
-		case 4: *(volatile u32 *)p = (u32)value; break;
-		default: *(volatile u64 *)p = value; break;
-		}
+	if (likely(s && n == size && s->kind == MEM_RAM)) {
+		host_store(s->host + (at.v - s->gpa), size, value);
 		note_range(m, s, at.v, size);
 		return;
 	}
