@@ -152,6 +152,14 @@ static void pm_loaded(void *dev)
 	pm_update(dev);
 }
 
+static void pm_destroy(void *dev)
+{
+	struct ich9_pm *p = dev;
+
+	clock_del_timer(p->bus->clock, &p->overflow);
+	free(p);
+}
+
 struct ich9_pm *ich9_pm_create(struct bus *bus, struct dev_list *devs, const struct ich9_pm_config *cfg)
 {
 	struct ich9_pm *p = dev_alloc(sizeof(*p));
@@ -163,7 +171,7 @@ struct ich9_pm *ich9_pm_create(struct bus *bus, struct dev_list *devs, const str
 	p->window = bus_add_port(bus, ICH9_PM_DEFAULT_BASE, ICH9_PM_SIZE, &pm_ops, p, "ich9-pm");
 	ich9_pm_place(p, 0, false);
 	dev_list_add(devs, &(struct dev_instance){ .name = "ich9-pm", .desc = &ich9_pm_regs_state, .regs = &p->regs, .dev = p,
-		.reset = pm_reset, .loaded = pm_loaded, .destroy = free });
+		.reset = pm_reset, .loaded = pm_loaded, .destroy = pm_destroy });
 	pm_reset(p);
 	return p;
 }

@@ -155,9 +155,9 @@ static void blk_reset(struct virtio_device *v)
 }
 
 /* bus->lock not held. Afterwards everything taken from the rings has been given back. */
-static void blk_quiesce(void *dev)
+static void blk_quiesce(struct virtio_device *v)
 {
-	struct virtio_blk *b = dev;
+	struct virtio_blk *b = blk_of(v);
 	bool busy = true;
 
 	while (busy) {
@@ -174,9 +174,9 @@ static void blk_quiesce(void *dev)
 	}
 }
 
-static void blk_destroy(void *dev)
+static void blk_destroy(struct virtio_device *v)
 {
-	struct virtio_blk *b = dev;
+	struct virtio_blk *b = blk_of(v);
 
 	pthread_mutex_lock(&b->lock);
 	b->stop = true;
@@ -211,7 +211,8 @@ static void fill_config(struct virtio_blk *b)
 }
 
 static const struct virtio_class blk_class = { .name = "virtio-blk", .id = 2, .class_code = 0x010000,
-	.features = F_SEG_MAX | F_BLK_SIZE | F_FLUSH, .notify = blk_notify, .reset = blk_reset };
+	.features = F_SEG_MAX | F_BLK_SIZE | F_FLUSH, .notify = blk_notify, .reset = blk_reset,
+	.quiesce = blk_quiesce, .destroy = blk_destroy };
 
 /* Signals are for the threads that the rest of the program chooses. */
 static int start_worker(struct virtio_blk *b)
@@ -230,7 +231,6 @@ struct virtio_blk *virtio_blk_create(struct pci_host *h, unsigned slot, const st
 {
 	struct virtio_blk *b = dev_alloc(sizeof(*b));
 	u64 more = cfg->file.read_only ? F_RO : F_DISCARD | F_WRITE_ZEROES;
-	struct dev_instance inst = { .dev = b, .quiesce = blk_quiesce, .destroy = blk_destroy };
 	int err;
 
 	b->file = cfg->file;
@@ -252,7 +252,5 @@ struct virtio_blk *virtio_blk_create(struct pci_host *h, unsigned slot, const st
 	}
 	virtio_device_init(&b->v, h, slot, &blk_class, more | (cfg->queues > 1 ? F_MQ : 0), cfg->queues, QUEUE_SIZE, CFG_BYTES);
 	fill_config(b);
-	dev_list_unique_name(h->devs, "virtio-blk-end", inst.name, sizeof(inst.name));
-	dev_list_add(h->devs, &inst);
 	return b;
 }

@@ -117,17 +117,19 @@ size_t virtio_console_receive(struct virtio_console *c, const u8 *data, size_t l
 	return n;
 }
 
+static void console_destroy(struct virtio_device *v)
+{
+	free(console_of(v));
+}
+
 static const struct virtio_class console_class = { .name = "virtio-console", .id = 3, .class_code = 0x078000, .features = F_EMERG_WRITE,
-	.notify = console_notify, .config_written = console_config_written };
+	.notify = console_notify, .config_written = console_config_written, .destroy = console_destroy };
 
 struct virtio_console *virtio_console_create(struct pci_host *h, unsigned slot, const struct virtio_console_config *cfg)
 {
 	struct virtio_console *c = dev_alloc(sizeof(*c));
-	struct dev_instance inst = { .dev = c, .destroy = free };
 
 	c->cfg = *cfg;
 	virtio_device_init(&c->v, h, slot, &console_class, 0, QUEUES, QUEUE_SIZE, CONFIG_BYTES);
-	dev_list_unique_name(h->devs, "virtio-console-end", inst.name, sizeof(inst.name));
-	dev_list_add(h->devs, &inst);
 	return c;
 }

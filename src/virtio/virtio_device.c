@@ -162,6 +162,22 @@ static void device_reset(void *dev)
 	virtio_reset(dev);
 }
 
+static void device_quiesce(void *dev)
+{
+	struct virtio_device *v = dev;
+
+	if (v->class->quiesce)
+		v->class->quiesce(v);
+}
+
+static void device_destroy(void *dev)
+{
+	struct virtio_device *v = dev;
+
+	clock_del_timer(v->bus->clock, &v->later);
+	v->class->destroy(v);
+}
+
 /* Registers from a file are no more to be trusted than a guest's writes. */
 static void device_loaded(void *dev)
 {
@@ -182,7 +198,8 @@ void virtio_device_init(struct virtio_device *v, struct pci_host *h, unsigned sl
 {
 	const struct pci_ident id = { .vendor = 0x1af4, .device = (u16)(0x1040 + class->id), .class_code = class->class_code, .revision = 1,
 		.subvendor = 0x1af4, .subdevice = 0x1100, .int_pin = 1 };
-	struct dev_instance inst = { .desc = &virtio_regs_state, .regs = &v->regs, .dev = v, .reset = device_reset, .loaded = device_loaded };
+	struct dev_instance inst = { .desc = &virtio_regs_state, .regs = &v->regs, .dev = v, .reset = device_reset,
+		.quiesce = device_quiesce, .loaded = device_loaded, .destroy = device_destroy };
 
 	bug_if(nqueues > VIRTIO_MAX_QUEUES || queue_size > VIRTQ_MAX_SIZE || config_size > VIRTIO_CONFIG_MAX);
 	v->class = class;

@@ -32,6 +32,10 @@ struct virtio_class {
 	void (*reset)(struct virtio_device *v);
 	/* The driver wrote device configuration. */
 	void (*config_written)(struct virtio_device *v, unsigned off, unsigned size, u32 value);
+	/* Waits until everything taken from the rings has been given back. bus->lock NOT held. */
+	void (*quiesce)(struct virtio_device *v);
+	/* Ends threads and frees the device, of which v is a part. bus->lock NOT held. Not optional. */
+	void (*destroy)(struct virtio_device *v);
 };
 
 struct virtio_device {

@@ -34,15 +34,18 @@ static void rng_notify(struct virtio_device *v, unsigned n)
 		virtio_notify_later(v, n);
 }
 
-static const struct virtio_class rng_class = { .name = "virtio-rng", .id = 4, .class_code = 0x00ff00, .notify = rng_notify };
+static void rng_destroy(struct virtio_device *v)
+{
+	free(v);
+}
+
+static const struct virtio_class rng_class = { .name = "virtio-rng", .id = 4, .class_code = 0x00ff00, .notify = rng_notify,
+	.destroy = rng_destroy };
 
 struct virtio_device *virtio_rng_create(struct pci_host *h, unsigned slot)
 {
 	struct virtio_device *v = dev_alloc(sizeof(*v));
-	struct dev_instance inst = { .dev = v, .destroy = free };
 
 	virtio_device_init(v, h, slot, &rng_class, 0, 1, QUEUE_SIZE, 0);
-	dev_list_unique_name(h->devs, "virtio-rng-end", inst.name, sizeof(inst.name));
-	dev_list_add(h->devs, &inst);
 	return v;
 }
