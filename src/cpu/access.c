@@ -164,11 +164,7 @@ static void note_part(struct cpu *c, const struct part *p)
 	struct tlb_entry *e = mmu_hit(c, p->la, 0);
 	if (!e || e->frame != p->frame)
 		return;
-	u32 direct = tlb_direct(c, e->perm, e->frame);
-	if (direct & TLB_W_ALL) {
-		c->tlb->maybe_written[e->frame / 64] |= bit(e->frame % 64);
-		e->perm |= direct;
-	}
+	tlb_open(c, e, tlb_direct(c, e->perm, e->frame));
 }
 
 static bool write_part(struct cpu *c, const struct part *p, const u8 *from)

@@ -82,7 +82,7 @@ struct tlb {
 	struct tlb_ctx *cur;      /* the active context */
 	struct tlb_tag *cur_tag;
 	u64 tick;
-	u64 *maybe_written;       /* bit per frame: some entry may give write permission; sized by mem->frames */
+	u8 *maybe_written;        /* per frame: bit n = a context whose number mod 8 is n may give write permission */
 	struct tlb_tag tag[TLB_CONTEXTS];
 	struct ntlb_entry ntlb[NTLB_ENTRIES];
 	struct tlb_ctx ctx[TLB_CONTEXTS];

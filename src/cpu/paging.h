@@ -72,6 +72,8 @@ static inline bool paging_nested(struct cpu *c) { return unlikely(c->arch.guest_
 struct tlb_entry *mmu_fill(struct cpu *c, u64 la, u32 acc, unsigned cls);
 /* The direct-access bits that an entry may have now, from its TLB_OK_* bits and the page's code and dirty state. */
 u32 tlb_direct(struct cpu *c, u32 perm, u32 frame);
+/* Adds them to an entry of the current context, and remembers that its page may be written. */
+void tlb_open(struct cpu *c, struct tlb_entry *e, u32 direct);
 /* Switches contexts if the mode has changed since the last mmu_switch. */
 void tlb_check_context(struct cpu *c);
 struct tlb_entry *tlb_insert(struct cpu *c, u64 la, u64 page, u32 perm);

@@ -109,7 +109,7 @@ int mmu_create(struct cpu *c)
 	struct tlb *t = mmap(NULL, sizeof *t, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (t == MAP_FAILED)
 		return -errno;
-	t->maybe_written = calloc((c->mem->frames + 63) / 64, 8);
+	t->maybe_written = calloc(c->mem->frames, 1);
 	if (!t->maybe_written) {
 		munmap(t, sizeof *t);
 		return -ENOMEM;
@@ -146,6 +146,14 @@ u32 tlb_direct(struct cpu *c, u32 perm, u32 frame)
 	return direct;
 }
 
+void tlb_open(struct cpu *c, struct tlb_entry *e, u32 direct)
+{
+	struct tlb *t = c->tlb;
+	if (direct & TLB_W_ALL)
+		t->maybe_written[e->frame] |= 1u << ((t->cur - t->ctx) & 7);
+	e->perm |= direct;
+}
+
 static void note_large(struct tlb_ctx *x, u64 la, u32 perm)
 {
 	if (perm & TLB_LARGE)
@@ -176,9 +184,8 @@ struct tlb_entry *tlb_insert(struct cpu *c, u64 la, u64 page, u32 perm)
 		perm = (vapic ? perm & ~(TLB_XS | TLB_XU) : perm) | TLB_IO;
 	}
 	u32 direct = tlb_direct(c, perm, e->frame);
-	if (direct & TLB_W_ALL)
-		t->maybe_written[e->frame / 64] |= bit(e->frame % 64);
-	e->perm = perm | direct;
+	e->perm = perm;
+	tlb_open(c, e, direct);
 	t->cur->used[i / 64] |= bit(i % 64);
 	note_large(t->cur, la, perm);
 	return e;
@@ -292,19 +299,23 @@ void mmu_flush_pkeys(struct cpu *c)
 	}
 }
 
+static void write_protect(struct tlb_ctx *x, u64 frame)
+{
+	for (unsigned k = 0; k < array_len(x->used); k++)
+		for (u64 m = x->used[k]; m; m &= m - 1) {
+			struct tlb_entry *e = &x->e[64 * k + __builtin_ctzll(m)];
+			if (e->frame == frame)
+				e->perm &= ~TLB_W_ALL;
+		}
+}
+
 void mmu_write_protect(struct cpu *c, u64 frame)
 {
 	struct tlb *t = c->tlb;
-	if (frame >= c->mem->frames || !(t->maybe_written[frame / 64] & bit(frame % 64)))
+	if (frame >= c->mem->frames || !t->maybe_written[frame])
 		return;
-	t->maybe_written[frame / 64] &= ~bit(frame % 64);
-	for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
-		struct tlb_ctx *x = &t->ctx[i];
-		for (unsigned k = 0; k < array_len(x->used); k++)
-			for (u64 m = x->used[k]; m; m &= m - 1) {
-				struct tlb_entry *e = &x->e[64 * k + __builtin_ctzll(m)];
-				if (e->frame == frame)
-					e->perm &= ~TLB_W_ALL;
-			}
-	}
+	for (unsigned i = 0; i < TLB_CONTEXTS; i++)
+		if (t->maybe_written[frame] & (1u << (i & 7)))
+			write_protect(&t->ctx[i], frame);
+	t->maybe_written[frame] = 0;
 }
