@@ -24,6 +24,7 @@ struct rig {
 	struct cpu *cpu;
 	struct cpu_io io;
 	u64 next_table;
+	u64 path[4]; /* for tests: entries of one walk */
 	/* last device access */
 	u64 io_at, io_value;
 	unsigned io_size, io_reads, io_writes;

@@ -1,6 +1,8 @@
 /* Walks of all paging modes: addresses, error codes, rights, accessed and dirty flags (SDM "Paging"). */
 #include "mmu_rig.h"
 
+#include <pthread.h>
+
 #define LA 0x7f1234567000ull
 #define PA 0x200000ull
 
@@ -337,6 +339,94 @@ static void page_table_writes_by_the_cpu_are_heard(void **state)
 	rig_close(&r);
 }
 
+/* ---- hostile tables ---- */
+
+static u64 seed = 1;
+static u64 rnd(void)
+{
+	seed = seed * 6364136223846793005ull + 1442695040888963407ull;
+	return seed >> 11 ^ seed << 21;
+}
+
+/* Entries that often point into the tables themselves, sometimes anywhere. */
+static void scribble(struct rig *r, unsigned n)
+{
+	while (n--) {
+		u64 e = rnd() % 4 ? (RIG_TABLES + (rnd() & 0xf000)) | (rnd() & 0xfff) | P : rnd();
+		rig_set(r, RIG_TABLES + (rnd() & 0xfff8), e);
+	}
+}
+
+static void any_access(struct rig *r)
+{
+	static const unsigned levels[] = { 3, 12, 21, 30, 39 };
+	u8 bytes[300];
+	u64 la = rnd() & low_mask(48) & ~(rnd() << levels[rnd() % 5] & low_mask(47)), v, len = rnd() & 0xffff, where;
+	unsigned size = 1u << (rnd() % 4);
+	bool slow;
+	if (la >> 47)
+		la |= 0xffff000000000000ull;
+	switch (rnd() % 8) {
+	case 0: mmu_read(r->cpu, la, size, &v); break;
+	case 1: mmu_write(r->cpu, la, size, RIG_TABLES | 0x67); break;
+	case 2: mmu_read_bytes(r->cpu, la, bytes, rnd() % 300); break;
+	case 3: mmu_write_bytes(r->cpu, la, bytes, rnd() % 300); break;
+	case 4: mmu_fetch_bytes(r->cpu, la, bytes, 15, &where); break;
+	case 5: mmu_rmw(r->cpu, la, size, &slow); break;
+	case 6: mmu_span(r->cpu, la, rnd() & 1, &len); break;
+	case 7: mmu_invlpg(r->cpu, gva(la)); break;
+	}
+}
+
+static void random_tables_never_leave_guest_memory(void **state)
+{
+	for (enum rig_mode mode = RIG_REAL; mode <= RIG_64; mode++) {
+		struct rig r;
+		rig_open(&r, mode);
+		for (unsigned i = 0; i < 3000; i++) {
+			scribble(&r, 200);
+			r.cpu->arch.cr4 ^= rnd() & (CR4_SMEP | CR4_SMAP | CR4_PKE);
+			rig_user(&r, rnd() & 1);
+			for (unsigned k = 0; k < 20; k++)
+				any_access(&r);
+		}
+		rig_close(&r);
+	}
+}
+
+static bool stop;
+static void *scribbler(void *arg)
+{
+	struct rig *r = arg;
+	while (!__atomic_load_n(&stop, __ATOMIC_RELAXED))
+		for (unsigned level = 0; level < 4; level++) {
+			u64 at = r->path[level];
+			__atomic_fetch_xor((u64 *)mem_ptr(&r->mem, gpa(at), 8), W, __ATOMIC_RELAXED);
+			__atomic_fetch_and((u64 *)mem_ptr(&r->mem, gpa(at), 8), ~(u64)(A | D), __ATOMIC_RELAXED);
+		}
+	return NULL;
+}
+
+static void tables_rewritten_by_another_vcpu_do_not_hang_a_walk(void **state)
+{
+	struct rig r;
+	pthread_t t;
+	rig_open(&r, RIG_64);
+	rig_map(&r, LA, PA, P | W | U, 12);
+	for (unsigned level = 0; level < 4; level++)
+		r.path[level] = rig_entry(&r, LA, level);
+	stop = false;
+	pthread_create(&t, NULL, scribbler, &r);
+	for (unsigned i = 0; i < 100000; i++) {
+		if (!rig_access(&r, LA, i & 1 ? ACC_W : ACC_R))
+			rig_expect_vector(&r, VEC_PF);
+		mmu_invlpg(r.cpu, gva(LA));
+	}
+	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+	pthread_join(t, NULL);
+	rig_close(&r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -356,6 +446,8 @@ int main(void)
 		cmocka_unit_test(tables_in_rom_work_but_keep_their_flags),
 		cmocka_unit_test(probe_changes_nothing),
 		cmocka_unit_test(page_table_writes_by_the_cpu_are_heard),
+		cmocka_unit_test(random_tables_never_leave_guest_memory),
+		cmocka_unit_test(tables_rewritten_by_another_vcpu_do_not_hang_a_walk),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
