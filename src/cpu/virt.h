@@ -111,7 +111,7 @@ struct virt_ops {
 /* A #DB trap would be delivered now (SDM "Priority Among Concurrent Events"). */
 static inline bool cpu_trap_due(const struct cpu *c)
 {
-	return (c->arch.pending_dbg & (BIT(12) | BIT(14))) && !(c->arch.shadow & SHADOW_MOVSS);
+	return (c->arch.pending_dbg & (BIT(12) | BIT(14) | BIT(15))) && !(c->arch.shadow & SHADOW_MOVSS);
 }
 
 static inline bool cpu_icept(struct cpu *c, enum icept what, const struct insn *i, u64 a, u64 b)
