@@ -1,0 +1,223 @@
+/* VMLAUNCH and VMRESUME (SDM "VM Entries"): copy the VMCS, check it, load the guest, inject. */
+#include "vmx/priv.h"
+
+/* Control words of the copy; secondary controls count only when activated. */
+static void take_controls(struct vmx *v)
+{
+	v->ctl[GROUP_PIN] = v->f[VF_PIN_CONTROLS];
+	v->ctl[GROUP_PROC] = v->f[VF_PROC_CONTROLS];
+	v->ctl[GROUP_PROC2] = has(v, CTL_PROC_SECONDARY) ? v->f[VF_PROC2_CONTROLS] : 0;
+	v->ctl[GROUP_EXIT] = v->f[VF_EXIT_CONTROLS];
+	v->ctl[GROUP_ENTRY] = v->f[VF_ENTRY_CONTROLS];
+}
+
+static void copy_vmcs(struct vmx *v)
+{
+	static const u64 widths[VF_COUNT] = {
+#define FIELD(enc, name, kind, gate) [VF_##name] = ((enc) >> 13) == 0 ? 0xffff : ((enc) >> 13) == 2 ? 0xffffffff : ~(u64)0,
+#include "vmx/fields.def"
+#undef FIELD
+	};
+	const struct vmcs *m = v->vmcs;
+
+	for (unsigned s = 0; s < VF_COUNT; s++)
+		v->f[s] = ((const volatile u64 *)m->f)[s] & widths[s];
+}
+
+/* Host address of a bitmap that guest mode consults. One that is not RAM reads as all ones: everything intercepts. */
+static const u8 *bind_bitmap(struct cpu *c, enum vmx_control ctl, enum vmcs_slot field)
+{
+	struct vmx *v = vmx_of(c);
+	i64 frame = -1;
+	const u8 *p = has(v, ctl) ? vmx_page(c, v->f[field], &frame) : NULL;
+	return frame < 0 ? v->ones : p;
+}
+
+void vmx_bind_guest(struct cpu *c)
+{
+	struct vmx *v = vmx_of(c);
+
+	take_controls(v);
+	v->msr_bitmap = bind_bitmap(c, CTL_PROC_MSR_BITMAPS, VF_MSR_BITMAPS);
+	v->io_bitmap_a = bind_bitmap(c, CTL_PROC_IO_BITMAPS, VF_IO_BITMAP_A);
+	v->io_bitmap_b = bind_bitmap(c, CTL_PROC_IO_BITMAPS, VF_IO_BITMAP_B);
+	v->vmread_bitmap = bind_bitmap(c, CTL_PROC2_VMCS_SHADOWING, VF_VMREAD_BITMAP);
+	v->vmwrite_bitmap = bind_bitmap(c, CTL_PROC2_VMCS_SHADOWING, VF_VMWRITE_BITMAP);
+	v->vapic = v->scratch;
+	v->vapic_frame = -1;
+	if (has(v, CTL_PROC_TPR_SHADOW))
+		v->vapic = vmx_page(c, v->f[VF_VIRTUAL_APIC_ADDR], &v->vapic_frame);
+	v->ept = has(v, CTL_PROC2_EPT);
+	v->mbec = has(v, CTL_PROC2_MBEC);
+	v->ept_ad = v->ept && (v->f[VF_EPTP] & BIT(6));
+	v->npt_tag = v->ept ? vmx_npt_tag(v, v->f[VF_EPTP]) : 0;
+	c->mtf = has(v, CTL_PROC_MTF) ? MTF_ARMED : MTF_OFF;
+}
+
+static void load_segments(struct cpu *c, const u64 *f)
+{
+	struct seg *to[8] = { &c->arch.seg[SEG_ES], &c->arch.seg[SEG_CS], &c->arch.seg[SEG_SS], &c->arch.seg[SEG_DS], &c->arch.seg[SEG_FS],
+		&c->arch.seg[SEG_GS], &c->arch.ldtr, &c->arch.tr };
+
+	for (unsigned n = 0; n < 8; n++)
+		*to[n] = (struct seg){ .base = f[VF_GUEST_ES_BASE + n], .limit = f[VF_GUEST_ES_LIMIT + n], .attr = f[VF_GUEST_ES_AR + n] & 0x1f0ff,
+			.sel = f[VF_GUEST_ES_SELECTOR + n] };
+	c->arch.gdtr = (struct dtable){ .base = f[VF_GUEST_GDTR_BASE], .limit = f[VF_GUEST_GDTR_LIMIT] };
+	c->arch.idtr = (struct dtable){ .base = f[VF_GUEST_IDTR_BASE], .limit = f[VF_GUEST_IDTR_LIMIT] };
+	c->arch.cpl = SEG_DPL(c->arch.seg[SEG_SS].attr);
+}
+
+/* SDM "Loading Guest Control Registers, Debug Registers, and MSRs". Returns the guest's IA32_EFER. */
+static u64 load_msrs(struct cpu *c, const struct vmx *v)
+{
+	const u64 *f = v->f;
+	bool ia32e = has(v, CTL_ENTRY_IA32E);
+
+	if (has(v, CTL_ENTRY_LOAD_DEBUG)) {
+		c->arch.dr[7] = (f[VF_GUEST_DR7] & 0xffff2fff) | 0x400; /* bits 12, 14, 15 read as 0, bit 10 as 1 */
+		c->arch.debugctl = f[VF_GUEST_DEBUGCTL];
+	}
+	c->arch.sysenter_cs = (u32)f[VF_GUEST_SYSENTER_CS];
+	c->arch.sysenter_esp = f[VF_GUEST_SYSENTER_ESP];
+	c->arch.sysenter_eip = f[VF_GUEST_SYSENTER_EIP];
+	if (has(v, CTL_ENTRY_LOAD_PAT))
+		c->arch.pat = f[VF_GUEST_PAT];
+	if (has(v, CTL_ENTRY_LOAD_EFER))
+		return f[VF_GUEST_EFER];
+	u64 efer = (c->arch.efer & ~(u64)EFER_LMA) | (ia32e ? EFER_LMA : 0);
+	if (f[VF_GUEST_CR0] & CR0_PG)
+		efer = (efer & ~(u64)EFER_LME) | (ia32e ? EFER_LME : 0);
+	return efer;
+}
+
+static void load_guest(struct cpu *c, const struct check_ctx *k)
+{
+	struct vmx *v = vmx_of(c);
+	const u64 *f = v->f;
+	u64 efer = load_msrs(c, v);
+
+	c->arch.guest_mode = 1;
+	load_segments(c, f);
+	c->arch.rip = f[VF_GUEST_RIP];
+	c->arch.gpr[GPR_RSP] = f[VF_GUEST_RSP];
+	c->arch.shadow = f[VF_GUEST_INTERRUPTIBILITY] & (SHADOW_STI | SHADOW_MOVSS | SHADOW_NMI);
+	c->arch.pending_dbg = f[VF_GUEST_PENDING_DBG];
+	if (k->has_pdptes)
+		memcpy(c->arch.pdpte, k->pdpte, sizeof(k->pdpte));
+	cpu_set_rflags(c, f[VF_GUEST_RFLAGS]);
+	cpu_load_control(c, vmx_cr0_merge(c->arch.cr0, f[VF_GUEST_CR0]), f[VF_GUEST_CR3], f[VF_GUEST_CR4], efer);
+	cpu_update_mode(c);
+	if (!has(v, CTL_PROC2_VPID))
+		mmu_flush_vpid(c, 0, true);
+	mmu_switch(c);
+}
+
+/* SDM "VM-Entry Failures During or After Loading Guest State": the host's state is loaded as by a VM exit, nothing of the guest is saved. */
+static void entry_failed(struct cpu *c, struct vmx_failure *fail, u32 reason)
+{
+	struct vmx *v = vmx_of(c);
+
+	fail->reason = reason;
+	vmcs_set(v->vmcs, VF_EXIT_REASON, reason | EXIT_ENTRY_FAILURE);
+	vmcs_set(v->vmcs, VF_EXIT_QUALIFICATION, fail->qualification);
+	vmx_page_written(c, v->vmcs_frame, 0, sizeof(*v->vmcs));
+	vmx_report_failure(c, fail, v->s.vmcs_ptr);
+	c->stats.vmexits[reason & 127]++;
+	vmx_load_host(c);
+	if (v->f[VF_EXIT_MSR_LOAD_COUNT] && !vmx_exit_load_msrs(c))
+		vmx_abort(c, 4, "an entry of the VM-exit MSR-load area is bad");
+}
+
+/* SDM "Event Injection". */
+static void inject(struct cpu *c, const u64 *f)
+{
+	static const u8 kinds[8] = { EVENT_EXT_INT, EVENT_NONE, EVENT_NMI, EVENT_FAULT, EVENT_SOFT_INT, EVENT_ICEBP, EVENT_SOFT_EXC, EVENT_NONE };
+	u32 info = f[VF_ENTRY_INTR_INFO];
+	unsigned type = bits(info, 10, 8);
+
+	if (type == 7) { /* pending MTF VM exit */
+		c->mtf = MTF_DUE;
+		return;
+	}
+	c->arch.inject = (struct event){ .kind = kinds[type], .vector = info & 0xff, .has_error = info >> 11 & 1, .error = f[VF_ENTRY_EXCEPTION_ERROR],
+		.insn_len = f[VF_ENTRY_INSN_LENGTH] };
+	cpu_pend(c, PEND_INJECT);
+}
+
+/* Whatever makes the guest stop early: windows, timer, traps, inactive states. */
+static void start_guest(struct cpu *c)
+{
+	struct vmx *v = vmx_of(c);
+	const u64 *f = v->f;
+	bool injects = f[VF_ENTRY_INTR_INFO] & BIT(31);
+
+	if (has(v, CTL_PIN_PREEMPTION_TIMER))
+		v->s.timer_end = vmx_timer_now(c) + f[VF_PREEMPTION_TIMER];
+	v->s.ple_first = v->s.ple_last = 0;
+	v->iret_unblocked = false;
+	if (has(v, CTL_PROC_TPR_SHADOW))
+		vmx_apic_entry(c);
+	c->arch.activity = ACT_ACTIVE;
+	if (injects)
+		inject(c, f);
+	if (f[VF_GUEST_ACTIVITY] != ACT_ACTIVE && c->arch.inject.kind == EVENT_NONE)
+		cpu_halt(c, f[VF_GUEST_ACTIVITY]);
+	cpu_pend(c, PEND_VIRT | PEND_TIMER);
+	if ((c->arch.shadow & (SHADOW_STI | SHADOW_MOVSS)) || (c->arch.rflags & FLAG_TF) || c->mtf != MTF_OFF || c->arch.pending_dbg)
+		cpu_pend(c, PEND_STEP);
+	cpu_unblocked(c);
+	c->stats.vmentries++;
+	if (trace_on(TRACE_VMENTRY))
+		trace_line(TRACE_VMENTRY, "cpu%u vmcs %llx rip %llx cr0 %llx cr3 %llx cr4 %llx flags %llx inject %x", c->index, (unsigned long long)v->s.vmcs_ptr,
+			   (unsigned long long)c->arch.rip, (unsigned long long)c->arch.cr0, (unsigned long long)c->arch.cr3,
+			   (unsigned long long)c->arch.cr4, (unsigned long long)cpu_rflags(c), (u32)f[VF_ENTRY_INTR_INFO]);
+}
+
+static enum step enter_checked(struct cpu *c, const struct insn *i, bool launch)
+{
+	struct vmx *v = vmx_of(c);
+	struct vmx_failure fail = { 0 };
+	struct check_ctx k;
+
+	copy_vmcs(v);
+	take_controls(v);
+	vmx_check_init(&k, c);
+	for (enum vmx_check_group g = VMX_CHECK_CONTROLS; g <= VMX_CHECK_HOST; g++) {
+		if (vmx_checks(&k, g, &fail))
+			continue;
+		fail.reason = g == VMX_CHECK_CONTROLS ? VMERR_ENTRY_CONTROLS : VMERR_ENTRY_HOST_STATE;
+		vmx_report_failure(c, &fail, v->s.vmcs_ptr);
+		return vmx_fail(c, i, fail.reason);
+	}
+	if (!vmx_checks(&k, VMX_CHECK_GUEST, &fail)) {
+		fail.qualification = vmx_check_qualification(fail.check);
+		entry_failed(c, &fail, EXIT_INVALID_GUEST_STATE);
+		return STEP_STOP;
+	}
+	vmx_bind_guest(c);
+	load_guest(c, &k);
+	if (v->f[VF_ENTRY_MSR_LOAD_COUNT] && vmx_entry_msrs(c, &fail)) {
+		entry_failed(c, &fail, EXIT_MSR_LOADING);
+		return STEP_STOP;
+	}
+	if (launch)
+		__atomic_store_n(&v->vmcs->launched, 1, __ATOMIC_RELAXED);
+	start_guest(c);
+	return STEP_STOP;
+}
+
+enum step vmx_enter(struct cpu *c, const struct insn *i, bool launch)
+{
+	struct vmx *v = vmx_of(c);
+
+	if (!v->vmcs || (v->vmcs->revision & VMCS_SHADOW))
+		return vmx_fail(c, i, 0);
+	if (c->arch.shadow & SHADOW_MOVSS)
+		return vmx_fail(c, i, VMERR_ENTRY_MOVSS);
+	bool launched = __atomic_load_n(&v->vmcs->launched, __ATOMIC_RELAXED);
+	if (launch && launched)
+		return vmx_fail(c, i, VMERR_VMLAUNCH_NOT_CLEAR);
+	if (!launch && !launched)
+		return vmx_fail(c, i, VMERR_VMRESUME_NOT_LAUNCHED);
+	return enter_checked(c, i, launch);
+}
