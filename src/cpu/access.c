@@ -1,5 +1,6 @@
-/* Data accesses that the inline TLB hit cannot do: misses, page crossings, devices, pages with code, alignment checks and data breakpoints.
- * Surprise: both pages of a crossing access are translated before a byte moves, so that a fault on the second leaves the first alone. */
+/* Data accesses that the inline TLB hit cannot do: misses, page crossings, devices, pages with code, alignment checks
+ * and data breakpoints. Surprise: both pages of a crossing access are translated before a byte moves, so that a fault
+ * on the second leaves the first alone. */
 #include "cpu/core.h"
 #include "cpu/paging.h"
 
@@ -282,35 +283,39 @@ void *mmu_rmw_miss(struct cpu *c, u64 la, unsigned size, bool *slow)
 /* Serialises read-modify-writes that the host cannot do in one locked instruction. */
 static pthread_mutex_t split_lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* One aligned word of RAM with compare-and-swap, so that plain writes of other vCPUs are not lost. */
+/* Locked compare-and-swap; *old becomes what was there. */
+static bool cas(void *p, unsigned size, u64 *old, u64 next)
+{
+	bool ok;
+	switch (size) {
+	case 1: asm volatile("lock cmpxchgb %b3, %1" : "=@cce"(ok), "+m"(*(u8 *)p), "+a"(*old) : "q"(next) : "memory"); break;
+	case 2: asm volatile("lock cmpxchgw %w3, %1" : "=@cce"(ok), "+m"(*(u16 *)p), "+a"(*old) : "r"(next) : "memory"); break;
+	case 4: asm volatile("lock cmpxchgl %k3, %1" : "=@cce"(ok), "+m"(*(u32 *)p), "+a"(*old) : "r"(next) : "memory"); break;
+	default: asm volatile("lock cmpxchgq %q3, %1" : "=@cce"(ok), "+m"(*(u64 *)p), "+a"(*old) : "r"(next) : "memory");
+	}
+	return ok;
+}
+
+/* One word of RAM, so that plain writes of other vCPUs are not lost. */
 static void rmw_word(const struct part *p, void (*fn)(void *bytes, void *arg), void *arg)
 {
-	u64 old = host_load(p->host, p->len), new;
-	bool ok = false;
-	while (!ok) {
-		new = old;
-		fn(&new, arg);
-		u8 o1 = (u8)old;
-		u16 o2 = (u16)old;
-		u32 o4 = (u32)old;
-		switch (p->len) {
-		case 1: ok = __atomic_compare_exchange_n(p->host, &o1, (u8)new, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); old = o1; break;
-		case 2: ok = __atomic_compare_exchange_n((u16 *)p->host, &o2, (u16)new, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); old = o2; break;
-		case 4: ok = __atomic_compare_exchange_n((u32 *)p->host, &o4, (u32)new, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); old = o4; break;
-		default: ok = __atomic_compare_exchange_n((u64 *)p->host, &old, new, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); break;
-		}
-	}
+	u64 old = host_load(p->host, p->len), next;
+	do {
+		next = old;
+		fn(&next, arg);
+	} while (!cas(p->host, p->len, &old, next));
 }
 
 /* The same for 16 bytes. Alignment is the caller's check. */
 static void rmw_pair(const struct part *p, void (*fn)(void *bytes, void *arg), void *arg)
 {
-	u64 old[2] = { ((volatile u64 *)p->host)[0], ((volatile u64 *)p->host)[1] }, new[2];
+	u64 old[2] = { host_load(p->host, 8), host_load(p->host + 8, 8) }, next[2];
 	bool ok;
 	do {
-		memcpy(new, old, 16);
-		fn(new, arg);
-		asm volatile("lock cmpxchg16b %1" : "=@cce"(ok), "+m"(*(u128 *)p->host), "+a"(old[0]), "+d"(old[1]) : "b"(new[0]), "c"(new[1]) : "memory");
+		memcpy(next, old, 16);
+		fn(next, arg);
+		asm volatile("lock cmpxchg16b %1" : "=@cce"(ok), "+m"(*(u128 *)p->host), "+a"(old[0]), "+d"(old[1])
+			     : "b"(next[0]), "c"(next[1]) : "memory");
 	} while (!ok);
 }
 
@@ -333,7 +338,8 @@ bool mmu_rmw_slow(struct cpu *c, u64 la, unsigned size, void (*fn)(void *bytes, 
 	if (!begin(c, la, size, size, ACC_R | ACC_W, &a))
 		return false;
 	const struct part *p = &a.p[0];
-	bool ram = a.n == 1 && p->host && !(p->perm & TLB_ROM) && !((uintptr_t)p->host & (size - 1)) && !(size & (size - 1));
+	bool word = !(size & (size - 1)) && (size < 16 || !(la & 15));
+	bool ram = a.n == 1 && p->host && !(p->perm & TLB_ROM) && word;
 	pthread_mutex_lock(&split_lock);
 	if (!ram)
 		ok = rmw_bytes(c, &a, fn, arg);

@@ -1,8 +1,9 @@
 /* Guest-linear memory: TLB, page walks, and typed accesses for engines and for the CPU's own implicit accesses.
  *
- * A TLB entry maps a linear page straight to host memory (through EPT/NPT where there is one) with permission bits per access class,
- * so a hit needs one compare and one bit test. Pages without host memory (devices, APIC) and pages with decoded code (writes) have the bit
- * missing and go to the slow path. Contexts are tagged (VPID, nested root, PCID): switching them throws nothing away. */
+ * A TLB entry maps a linear page straight to host memory (through EPT/NPT where there is one) with permission bits
+ * per access class, so a hit needs one compare and one bit test. Pages without host memory (devices, APIC) and pages
+ * with decoded code (writes) have the bit missing and go to the slow path. Contexts are tagged (VPID, nested root,
+ * PCID): switching them throws nothing away. */
 #ifndef NB_MMU_H
 #define NB_MMU_H
 
@@ -17,11 +18,13 @@
 #define ACC_PROBE 16u /* do not fill cpu->fault, do not set A/D (debugger, explain) */
 #define ACC_UPAGE 32u /* given to npt_walk with NPT_DATA: the linear address is a user page (mode-based execute control) */
 
-/* Access classes (cpu->acc_class): 0 supervisor with SMAP on and AC clear, 1 supervisor with AC set or SMAP off, 2 user, and 3 for when every access must
- * take the slow path: alignment checks or data breakpoints are on. mmu_access_class() picks one.
+/* Access classes (cpu->acc_class): 0 supervisor with SMAP on and AC clear, 1 supervisor with AC set or SMAP off, 2
+ * user, and 3 for when every access must take the slow path: alignment checks or data breakpoints are on.
+ * mmu_access_class() picks one.
  *
- * Permission bits of an entry. TLB_R, TLB_W: host memory may be touched directly; those of class 3 are never set. TLB_OK_*: the translation
- * permits it, but the page may be a device, hold code, or have to be logged: ask the slow path, which then need not walk. */
+ * Permission bits of an entry. TLB_R, TLB_W: host memory may be touched directly; those of class 3 are never set.
+ * TLB_OK_*: the translation permits it, but the page may be a device, hold code, or have to be logged: ask the slow
+ * path, which then need not walk. */
 #define TLB_R(cls) (1u << (2 * (cls)))
 #define TLB_W(cls) (2u << (2 * (cls)))
 #define TLB_W_ALL (TLB_W(0) | TLB_W(1) | TLB_W(2))
@@ -52,12 +55,14 @@ struct tlb_entry {
 struct tlb_ctx {
 	struct tlb_entry e[TLB_ENTRIES];
 	u64 used[TLB_ENTRIES / 64]; /* which entries may be filled */
-	/* Which large pages may have pieces here, so that INVLPG of a small page need not look: bit n = some region with number n mod 64. */
+	/* Which large pages may have pieces here, so that INVLPG of a small page need not look: bit n = some region
+	 * with number n mod 64. */
 	u64 large, huge;
 };
 
-/* What a context's translations depend on. `key` holds the mode bits that decide permissions (CR0.PG WP, CR4.PSE PAE SMEP SMAP PKE, EFER.LMA NXE, guest mode),
- * so a change of one cannot revive stale permissions: call mmu_switch after it. (The next miss notices too.) */
+/* What a context's translations depend on. `key` holds the mode bits that decide permissions (CR0.PG WP, CR4.PSE PAE
+ * SMEP SMAP PKE, EFER.LMA NXE, guest mode), so a change of one cannot revive stale permissions: call mmu_switch after
+ * it. (The next miss notices too.) */
 struct tlb_tag {
 	u64 npt_root;
 	u16 vpid, pcid;
@@ -66,8 +71,8 @@ struct tlb_tag {
 	bool valid;
 };
 
-/* A nested guest's page that was used as a paging structure: guest-physical -> host, tagged by the nested root only (the manual's "guest-physical
- * mappings"). It saves four nested walks of five. */
+/* A nested guest's page that was used as a paging structure: guest-physical -> host, tagged by the nested root only
+ * (the manual's "guest-physical mappings"). It saves four nested walks of five. */
 struct ntlb_entry {
 	u64 at;      /* l2gpa of the page, or TLB_EMPTY */
 	u64 root;
@@ -120,10 +125,12 @@ static inline u8 mmu_access_class(const struct cpu *c)
 int mmu_create(struct cpu *c);
 void mmu_destroy(struct cpu *c);
 
-/* After CR3, PCID, VPID, nested root or a bit of tlb_tag.key changed: make the right context current (an empty one if unknown). Drops nothing. */
+/* After CR3, PCID, VPID, nested root or a bit of tlb_tag.key changed: make the right context current (an empty one if
+ * unknown). Drops nothing. */
 void mmu_switch(struct cpu *c);
 
-/* ---- invalidation (SDM "Invalidation of TLBs and Paging-Structure Caches"; VMX "Operations that Invalidate Cached Mappings") ---- */
+/* ---- invalidation (SDM "Invalidation of TLBs and Paging-Structure Caches"; VMX "Operations that Invalidate Cached
+ * Mappings") ---- */
 void mmu_flush_all(struct cpu *c);                              /* every context */
 void mmu_flush_current(struct cpu *c, bool globals);            /* current VPID+PCID; without globals: G entries stay; with: all PCIDs (CR4.PGE) */
 void mmu_flush_vpid(struct cpu *c, u16 vpid, bool globals);     /* all PCIDs of a VPID */
@@ -150,8 +157,9 @@ static inline struct tlb_entry *mmu_hit(const struct cpu *c, u64 la, u32 need)
 static must_inline u64 mmu_host_load(const void *p, unsigned size) { return host_load(p, size); }
 static must_inline void mmu_host_store(void *p, unsigned size, u64 v) { host_store(p, size, v); }
 
-/* Data access at linear address la with the current privilege; size 1, 2, 4 or 8. False: cpu->fault is set. A non-canonical address gives #GP(0): the MMU does
- * not know the segment, so engines turn it into #SS(0) when the operand's segment is SS. Alignment (#AC) and data breakpoints: access class 3. */
+/* Data access at linear address la with the current privilege; size 1, 2, 4 or 8. False: cpu->fault is set. A
+ * non-canonical address gives #GP(0): the MMU does not know the segment, so engines turn it into #SS(0) when the
+ * operand's segment is SS. Alignment (#AC) and data breakpoints: access class 3. */
 static must_inline bool mmu_read(struct cpu *c, u64 la, unsigned size, u64 *v)
 {
 	struct tlb_entry *e = mmu_hit(c, la, TLB_R(c->acc_class));
@@ -181,9 +189,10 @@ bool mmu_probe_read(struct cpu *c, u64 la, unsigned len);
 bool mmu_read_sys(struct cpu *c, u64 la, unsigned size, u64 *v);
 bool mmu_write_sys(struct cpu *c, u64 la, unsigned size, u64 v);
 
-/* Read-modify-write in place: host address of [la, la+size) with write permission checked, when it is plain RAM that lies in one piece on the host (which
- * makes the host's own locked instructions right, split ones too); then end with mmu_rmw_done. *slow is set (and NULL returned, no fault)
- * when it is not: scattered pages, device, a page with code... For those use mmu_rmw_slow. NULL and !*slow: cpu->fault is set. */
+/* Read-modify-write in place: host address of [la, la+size) with write permission checked, when it is plain RAM that
+ * lies in one piece on the host (which makes the host's own locked instructions right, split ones too); then end with
+ * mmu_rmw_done. *slow is set (and NULL returned, no fault) when it is not: scattered pages, device, a page with
+ * code... For those use mmu_rmw_slow. NULL and !*slow: cpu->fault is set. */
 void *mmu_rmw_miss(struct cpu *c, u64 la, unsigned size, bool *slow);
 static must_inline void *mmu_rmw(struct cpu *c, u64 la, unsigned size, bool *slow)
 {
@@ -195,26 +204,31 @@ static must_inline void *mmu_rmw(struct cpu *c, u64 la, unsigned size, bool *slo
 }
 /* Nothing to do today: pages that must hear of writes are never given out by mmu_rmw. */
 static inline void mmu_rmw_done(struct cpu *c, u64 la, unsigned size) {}
-/* Under the process-wide split lock: calls fn on a copy of the 1 to 16 bytes at la, which it changes in place, and writes them back (always a write cycle).
- * fn may be called again when another vCPU got in between: it must not consume its arg. False: fault. */
+/* Under the process-wide split lock: calls fn on a copy of the 1 to 16 bytes at la, which it changes in place, and
+ * writes them back (always a write cycle). fn may be called again when another vCPU got in between: it must not
+ * consume its arg. False: fault. */
 bool mmu_rmw_slow(struct cpu *c, u64 la, unsigned size, void (*fn)(void *bytes, void *arg), void *arg);
 
-/* For string instructions: host address at la for reading or writing, and in *len how many bytes from there lie in plain RAM of the same page
- * (<= *len on entry). NULL: not plain RAM (use single accesses) or, with cpu->fault.kind != EVENT_NONE, a fault. After writing, mmu_span_written. */
+/* For string instructions: host address at la for reading or writing, and in *len how many bytes from there lie in
+ * plain RAM of the same page (<= *len on entry). NULL: not plain RAM (use single accesses) or, with cpu->fault.kind
+ * != EVENT_NONE, a fault. After writing, mmu_span_written. */
 void *mmu_span(struct cpu *c, u64 la, bool write, u64 *len);
 static inline void mmu_span_written(struct cpu *c, u64 la, u64 len) {} /* as mmu_rmw_done */
 
-/* Instruction fetch: translation of la's page with execute permission. NULL: cpu->fault is set (#PF, or #GP for a non-canonical address). The entry's
- * frame says where the bytes are; bytes outside RAM cannot be executed (perm & TLB_IO, frame is TLB_NO_FRAME: fetch with mmu_fetch_bytes). */
+/* Instruction fetch: translation of la's page with execute permission. NULL: cpu->fault is set (#PF, or #GP for a
+ * non-canonical address). The entry's frame says where the bytes are; bytes outside RAM cannot be executed (perm &
+ * TLB_IO, frame is TLB_NO_FRAME: fetch with mmu_fetch_bytes). */
 const struct tlb_entry *mmu_fetch(struct cpu *c, u64 la);
-/* Copies up to 15 instruction bytes at la, crossing pages. Returns how many are fetchable (>= 1); 0: cpu->fault is set for the first byte. *fault_la is
- * the address of the first byte that could not be fetched when fewer than `len` came; re-raise with mmu_fetch(c, *fault_la). */
+/* Copies up to 15 instruction bytes at la, crossing pages. Returns how many are fetchable (>= 1); 0: cpu->fault is
+ * set for the first byte. *fault_la is the address of the first byte that could not be fetched when fewer than `len`
+ * came; re-raise with mmu_fetch(c, *fault_la). */
 unsigned mmu_fetch_bytes(struct cpu *c, u64 la, u8 *to, unsigned len, u64 *fault_la);
 
 /* Walk for debugger and explain: no side effects. False: not mapped. */
 bool mmu_translate_probe(struct cpu *c, u64 la, u64 *gpa_out);
 
-/* PAE: load PDPTEs from CR3 (through EPT if any). False: a reserved bit is set; caller raises #GP. *virt set: cpu->fault is EVENT_VIRT. */
+/* PAE: load PDPTEs from CR3 (through EPT if any). False: a reserved bit is set; caller raises #GP. *virt set:
+ * cpu->fault is EVENT_VIRT. */
 bool mmu_load_pdptes(struct cpu *c, u64 cr3, bool *virt);
 
 /* L1-physical accesses of the CPU itself (VMCS pages, bitmaps, APIC pages); devices read all ones. */

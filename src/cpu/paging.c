@@ -1,13 +1,15 @@
-/* Guest page walks: 32-bit, PAE and 4-level paging (SDM "Paging"). Not here: the TLB (tlb.c), nested page tables (virt->npt_walk).
- * Surprise: nothing is written until the whole walk and its permissions are known to be good; then A and D flags are set with compare-and-swap
- * and a lost race starts the walk again. So an access that faults leaves no trace, as cpu.h promises. */
+/* Guest page walks: 32-bit, PAE and 4-level paging (SDM "Paging"). Not here: the TLB (tlb.c), nested page tables
+ * (virt->npt_walk). Surprise: nothing is written until the whole walk and its permissions are known to be good; then
+ * A and D flags are set with compare-and-swap and a lost race starts the walk again. So an access that faults leaves
+ * no trace, as cpu.h promises. */
 #include "base/log.h"
 #include "cpu/core.h"
 #include "cpu/paging.h"
 
 #define ADDR_52 0x000ffffffffff000ull
 
-/* Reserved bits of an entry that maps a large page, below the page's size; by level. A PML4 entry maps no page: PS itself is reserved. */
+/* Reserved bits of an entry that maps a large page, below the page's size; by level. A PML4 entry maps no page: PS
+ * itself is reserved. */
 static const u64 large_reserved[4] = { 0, 0x1fe000, 0x3fffe000, PTE_PS };
 
 /* Levels of each mode. Latched PDPTEs make PAE's walk start at level 1. */
@@ -26,7 +28,8 @@ static struct format format_of(const struct cpu *c)
 	if (!(c->arch.cr4 & CR4_PAE))
 		return (struct format){ .top = 1, .esize = 4, .index_bits = 10, .addr = 0xfffff000 };
 	bool lma = c->arch.efer & EFER_LMA;
-	u64 high = low_mask(lma ? 52 : 63) & ~low_mask(cpu_maxphyaddr(c)); /* PAE: bits 62 to MAXPHYADDR; 4-level: 51 to MAXPHYADDR */
+	/* From MAXPHYADDR to bit 62 in PAE paging, to bit 51 in 4-level paging. */
+	u64 high = low_mask(lma ? 52 : 63) & ~low_mask(cpu_maxphyaddr(c));
 	if (!(c->arch.efer & EFER_NXE))
 		high |= PTE_NX;
 	return (struct format){ .top = lma ? 3 : 1, .esize = 8, .index_bits = 9, .addr = ADDR_52, .reserved = high };
@@ -167,7 +170,8 @@ static enum walk_end set_step(struct cpu *c, struct walk *w, struct walk_step *s
 {
 	u8 *host;
 	u32 frame;
-	/* Nested: the table's page must be writable in EPT too, and its D flag set. ROM: the write is lost, as on a real bus. */
+	/* Nested: the table's page must be writable in EPT too, and its D flag set. ROM: the write is lost, as on a
+	 * real bus. */
 	enum walk_end end = paging_table(c, s->at, la, ACC_R | ACC_W, &host, &frame);
 	if (end != WALK_OK)
 		return end;

@@ -1,4 +1,5 @@
-/* One guest page walk, kept step by step so that faults, A/D updates and explanations need no second walk. Internal to the MMU's files. */
+/* One guest page walk, kept step by step so that faults, A/D updates and explanations need no second walk. Internal
+ * to the MMU's files. */
 #ifndef NB_PAGING_H
 #define NB_PAGING_H
 
@@ -61,8 +62,8 @@ static inline u32 paging_need(u32 acc, unsigned cls)
 void paging_fault(struct cpu *c, u64 la, u32 acc, unsigned cls, const struct walk *w);
 void paging_explain(struct cpu *c, u64 la, u32 acc, unsigned cls, const struct walk *w, u32 error);
 
-/* Host address of a page of paging structures, through NPT and its cache; NULL in *host when it is no memory (to write: no RAM). acc: ACC_R, or both
- * ACC_R and ACC_W to set flags, and ACC_PROBE. WALK_OK or WALK_VIRT. */
+/* Host address of a page of paging structures, through NPT and its cache; NULL in *host when it is no memory (to
+ * write: no RAM). acc: ACC_R, or both ACC_R and ACC_W to set flags, and ACC_PROBE. WALK_OK or WALK_VIRT. */
 enum walk_end paging_table(struct cpu *c, u64 at, u64 la, u32 acc, u8 **host, u32 *frame);
 
 static inline bool paging_on(const struct cpu *c) { return c->arch.cr0 & CR0_PG; }

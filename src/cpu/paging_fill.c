@@ -1,6 +1,7 @@
-/* A TLB miss: guest walk, permissions, nested walk, A/D flags, new entry. Also the cache of nested paging-structure pages.
- * Surprise: the order. Permissions come before the nested walk of the final page, because a #PF has priority over an EPT violation there (SDM "EPT Violations"),
- * and A/D flags come last, so that an access that faults leaves none behind. */
+/* A TLB miss: guest walk, permissions, nested walk, A/D flags, new entry. Also the cache of nested paging-structure
+ * pages. Surprise: the order. Permissions come before the nested walk of the final page, because a #PF has priority
+ * over an EPT violation there (SDM "EPT Violations"), and A/D flags come last, so that an access that faults leaves
+ * none behind. */
 #include "cpu/core.h"
 #include "cpu/paging.h"
 
@@ -32,7 +33,8 @@ static enum walk_end nested_table(struct cpu *c, u64 at, u64 la, u32 acc, u8 **h
 	}
 	find_host(c, np.gpa & PAGE_MASK, acc, host, frame);
 	if (!(acc & ACC_PROBE) && *host)
-		*n = (struct ntlb_entry){ .at = page, .root = root, .host = *host, .frame = *frame, .w = (acc & ACC_W) && np.w && np.dirty_ok };
+		*n = (struct ntlb_entry){ .at = page, .root = root, .host = *host, .frame = *frame,
+					  .w = (acc & ACC_W) && np.w && np.dirty_ok };
 	return WALK_OK;
 }
 

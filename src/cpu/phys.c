@@ -14,7 +14,8 @@ const struct tlb_entry *mmu_fetch(struct cpu *c, u64 la)
 	e = mmu_fill(c, la, ACC_X, cls);
 	if (!e || likely(e->perm & need))
 		return e;
-	/* The VMX APIC-access page: fetching from it is an exit. A device page that answers nevertheless reads as ones. */
+	/* The VMX APIC-access page: fetching from it is an exit. A device page that answers nevertheless reads as
+	 * ones. */
 	u64 v;
 	if (!c->virt->virtual_apic(c, la & 0xfff, 1, false, true, &v, gva(la)))
 		return NULL;

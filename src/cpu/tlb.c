@@ -1,7 +1,8 @@
-/* TLB contexts: choosing, filling, invalidating. Not here: what a translation permits (paging.c).
- * A context is one address space: (VPID, nested root, PCID) plus the mode bits that permissions depend on. The manual's invalidations name VPID, PCID
- * or nested root, so each drops entries of every context that matches; dropping more than the manual asks for is always allowed (SDM "Operations that
- * Invalidate TLBs and Paging-Structure Caches"). Surprise: entries of another context's global pages are not shared, only found again by a walk. */
+/* TLB contexts: choosing, filling, invalidating. Not here: what a translation permits (paging.c). A context is one
+ * address space: (VPID, nested root, PCID) plus the mode bits that permissions depend on. The manual's invalidations
+ * name VPID, PCID or nested root, so each drops entries of every context that matches; dropping more than the manual
+ * asks for is always allowed (SDM "Operations that Invalidate TLBs and Paging-Structure Caches"). Surprise: entries
+ * of another context's global pages are not shared, only found again by a walk. */
 #include "cpu/paging.h"
 
 #include <errno.h>
@@ -16,9 +17,10 @@
 
 static u32 mode_key(const struct cpu *c)
 {
-	u64 cr0 = c->arch.cr0, cr4 = c->arch.cr4, efer = c->arch.efer;
-	u32 key = (u32)(cr4 & (CR4_PSE | CR4_PAE | CR4_PGE | CR4_SMEP | CR4_SMAP | CR4_PKE)); /* bits 4-7, 20-22 */
-	return key | !!(cr0 & CR0_PG) | !!(cr0 & CR0_WP) << 1 | (u32)(efer & (EFER_LMA | EFER_NXE)) /* bits 10, 11 */ | c->arch.guest_mode << 30;
+	u64 cr4 = c->arch.cr4 & (CR4_PSE | CR4_PAE | CR4_PGE | CR4_SMEP | CR4_SMAP | CR4_PKE); /* bits 4, 5, 7, 20-22 */
+	u64 efer = c->arch.efer & (EFER_LMA | EFER_NXE);                                       /* bits 10, 11 */
+	u32 cr0 = (u32)(bits(c->arch.cr0, 31, 31) | bits(c->arch.cr0, 16, 16) << 1); /* PG, WP */
+	return (u32)cr4 | (u32)efer | cr0 | (u32)c->arch.guest_mode << 30;
 }
 
 static struct tlb_tag current_tag(struct cpu *c)

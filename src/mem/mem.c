@@ -1,5 +1,6 @@
-/* Guest-physical memory: see mem.h. Surprise: nothing here is touched before the guest touches it; the memfd is sparse and the arrays are fresh
- * anonymous mappings, so the process's memory follows what the guest has really used. */
+/* Guest-physical memory: see mem.h. Surprise: nothing here is touched before the guest touches it; the memfd is
+ * sparse and the arrays are fresh anonymous mappings, so the process's memory follows what the guest has really used.
+ * */
 #include "mem/mem.h"
 
 #include "base/log.h"

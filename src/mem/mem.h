@@ -1,6 +1,6 @@
 /* Guest-physical memory of one VM: RAM and ROM slots over one memfd, code and dirty tracking, typed reads and writes.
- * Not here: devices (bus/), guest page tables (cpu/mmu.h). Surprise: a page that holds decoded code is tracked in 64-byte
- * lines; writers (vCPUs, DMA) call mem_note_write() for such pages and the engines hear of it. */
+ * Not here: devices (bus/), guest page tables (cpu/mmu.h). Surprise: a page that holds decoded code is tracked in
+ * 64-byte lines; writers (vCPUs, DMA) call mem_note_write() for such pages and the engines hear of it. */
 #ifndef NB_MEM_H
 #define NB_MEM_H
 
@@ -42,7 +42,8 @@ struct mem {
 int mem_init(struct mem *m, u64 bytes);
 void mem_free(struct mem *m);
 
-/* Gives the next `size` bytes of the memfd to guest-physical `gpa`. Before the vCPUs start. 0, or -ENOSPC / -EEXIST (overlap). */
+/* Gives the next `size` bytes of the memfd to guest-physical `gpa`. Before the vCPUs start. 0, or -ENOSPC / -EEXIST
+ * (overlap). */
 int mem_add_slot(struct mem *m, gpa_t at, u64 size, enum mem_kind kind, const char *name);
 
 /* The slot that holds `at`, or NULL (device or nothing). */
@@ -63,7 +64,8 @@ void *mem_ptr(const struct mem *m, gpa_t at, u64 len);
 /* Page number of `at` in the VM's page arrays, or -1 when it is no memory. */
 i64 mem_frame(const struct mem *m, gpa_t at);
 
-/* Copies across slots. Return 0, or -EFAULT when any byte is not memory (or, writing, is ROM); then nothing is copied. */
+/* Copies across slots. Return 0, or -EFAULT when any byte is not memory (or, writing, is ROM); then nothing is
+ * copied. */
 int mem_read(const struct mem *m, gpa_t at, void *to, u64 len);
 int mem_write(struct mem *m, gpa_t at, const void *from, u64 len);
 
@@ -71,9 +73,10 @@ int mem_write(struct mem *m, gpa_t at, const void *from, u64 len);
 u64 mem_read_le(const struct mem *m, gpa_t at, unsigned size);
 void mem_write_le(struct mem *m, gpa_t at, u64 value, unsigned size);
 
-/* A writer that went around mem_write has written `len` bytes inside frame `frame` at page offset `off`: log dirty; if 64-byte lines with decoded
- * code were hit, clear their bits in code_lines (atomically, before telling) and tell listeners, so that a page whose code is all gone becomes
- * an ordinary writable page again. An engine sets the bits before it reads the bytes, so a writer in between is either seen or told. */
+/* A writer that went around mem_write has written `len` bytes inside frame `frame` at page offset `off`: log dirty;
+ * if 64-byte lines with decoded code were hit, clear their bits in code_lines (atomically, before telling) and tell
+ * listeners, so that a page whose code is all gone becomes an ordinary writable page again. An engine sets the bits
+ * before it reads the bytes, so a writer in between is either seen or told. */
 void mem_note_write(struct mem *m, u64 frame, unsigned off, unsigned len);
 int mem_add_listener(struct mem *m, struct mem_listener l);
 

@@ -1,7 +1,7 @@
 /* Saving, loading and printing of state rows. A section in bytes, all numbers little-endian:
  *
- *	u32 magic "NBS1" | u32 bytes that follow in this section | str class | str instance | u32 rows
- *	per row: str name | u32 element size | u32 count | size * count bytes            str = u8 length, then the characters
+ * *       u32 magic "NBS1" | u32 bytes that follow in this section | str class | str instance | u32 rows *        per
+ * row: str name | u32 element size | u32 count | size * count bytes            str = u8 length, then the characters
  *
  * Surprise: the loader fills a copy and only then the object, so a bad section changes nothing. */
 #include "state/state.h"

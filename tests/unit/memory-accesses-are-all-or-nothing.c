@@ -1,4 +1,5 @@
-/* The slow half of data accesses: page crossing, devices, ROM, APIC pages, pages with code, alignment checks, breakpoints, read-modify-write, fetch. */
+/* The slow half of data accesses: page crossing, devices, ROM, APIC pages, pages with code, alignment checks,
+ * breakpoints, read-modify-write, fetch. */
 #include "mmu_rig.h"
 
 #include "cpu/intc.h"
@@ -177,7 +178,8 @@ static bool vapic(struct cpu *c, u32 off, unsigned size, bool write, bool fetch,
 }
 static void tag(const struct cpu *c, u16 *v, u64 *root) { *v = 1; *root = 0; }
 static bool no_npt(const struct cpu *c) { return false; }
-static const struct virt_ops vapic_ops = { .tlb_tag = tag, .npt_enabled = no_npt, .apic_access_page = vapic_page, .virtual_apic = vapic };
+static const struct virt_ops vapic_ops = { .tlb_tag = tag, .npt_enabled = no_npt,
+	.apic_access_page = vapic_page, .virtual_apic = vapic };
 
 static void the_vmx_apic_access_page_is_virtual_in_guest_mode(void **state)
 {

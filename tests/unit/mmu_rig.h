@@ -1,5 +1,5 @@
-/* A vCPU's memory side without the rest of the CPU: a few MiB of RAM, page tables built by hand, a device that records what it is asked.
- * What the MMU calls in the CPU core is replaced here by the least that does. */
+/* A vCPU's memory side without the rest of the CPU: a few MiB of RAM, page tables built by hand, a device that
+ * records what it is asked. What the MMU calls in the CPU core is replaced here by the least that does. */
 #ifndef MMU_RIG_H
 #define MMU_RIG_H
 
@@ -41,7 +41,8 @@ enum rig_mode { RIG_REAL, RIG_32, RIG_PAE, RIG_64 };
 /* Supervisor, CR0.WP, NX on, PGE and PSE on. */
 void rig_open(struct rig *r, enum rig_mode mode);
 void rig_close(struct rig *r);
-/* 4-level: maps la to pa with `flags` in the leaf and P|W|U above; shift 12, 21 or 30. Returns the leaf entry's address. */
+/* 4-level: maps la to pa with `flags` in the leaf and P|W|U above; shift 12, 21 or 30. Returns the leaf entry's
+ * address. */
 u64 rig_map(struct rig *r, u64 la, u64 pa, u64 flags, unsigned shift);
 /* Address of the entry of `level` (0 page table .. 3 PML4) on la's path; the levels above exist. */
 u64 rig_entry(struct rig *r, u64 la, unsigned level);

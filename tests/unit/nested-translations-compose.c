@@ -1,5 +1,5 @@
-/* Guest page tables inside a nested table (EPT): addresses, rights, order of faults, flags, and what is cached. The nested table here is an offset with
- * settable holes. */
+/* Guest page tables inside a nested table (EPT): addresses, rights, order of faults, flags, and what is cached. The
+ * nested table here is an offset with settable holes. */
 #include "mmu_rig.h"
 
 #define LA 0x7f1234567000ull
@@ -19,7 +19,8 @@ static struct {
 	u64 root;
 } npt;
 
-static bool npt_walk(struct cpu *c, l2gpa_t at, u32 acc, enum npt_use use, bool la_valid, gva_t la, struct npt_page *out)
+static bool npt_walk(struct cpu *c, l2gpa_t at, u32 acc, enum npt_use use, bool la_valid, gva_t la,
+	struct npt_page *out)
 {
 	npt.walks++;
 	npt.last_at = at.v;
@@ -41,7 +42,8 @@ static bool npt_walk(struct cpu *c, l2gpa_t at, u32 acc, enum npt_use use, bool 
 static bool npt_enabled(const struct cpu *c) { return true; }
 static u64 no_page(const struct cpu *c) { return ~0ull; }
 static void tag(const struct cpu *c, u16 *v, u64 *root) { *v = 1; *root = npt.root; }
-static const struct virt_ops ops = { .npt_walk = npt_walk, .npt_enabled = npt_enabled, .apic_access_page = no_page, .tlb_tag = tag };
+static const struct virt_ops ops = { .npt_walk = npt_walk, .npt_enabled = npt_enabled,
+	.apic_access_page = no_page, .tlb_tag = tag };
 
 /* The tables are built at L1-physical T and used at guest-physical T - OFFSET. */
 static u64 open_nested(struct rig *r, u64 flags)

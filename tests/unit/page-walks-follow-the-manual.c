@@ -31,7 +31,8 @@ static const struct row {
 	{ "supervisor-writes-writable-page", P | W, .acc = ACC_W, .error = -1 },
 	{ "user-reads-supervisor-page", P | W, .user = true, .acc = ACC_R, .error = EP | EU },
 	{ "user-writes-supervisor-page", P | W, .user = true, .acc = ACC_W, .error = EP | EU | EW },
-	{ "user-writes-read-only-page-without-WP", P | U, .user = true, .cr0_off = CR0_WP, .acc = ACC_W, .error = EP | EU | EW },
+	{ "user-writes-read-only-page-without-WP",
+	  P | U, .user = true, .cr0_off = CR0_WP, .acc = ACC_W, .error = EP | EU | EW },
 	{ "user-writes-user-page", P | W | U, .user = true, .acc = ACC_W, .error = -1 },
 	{ "user-reads-absent-page", 0, .user = true, .acc = ACC_R, .error = EU },
 	{ "supervisor-writes-absent-page", 0, .acc = ACC_W, .error = EW },
@@ -44,24 +45,38 @@ static const struct row {
 	{ "supervisor-executes-supervisor-page-with-SMEP", P, .cr4_on = CR4_SMEP, .acc = ACC_X, .error = -1 },
 	{ "supervisor-reads-user-page-with-SMAP", P | U, .cr4_on = CR4_SMAP, .acc = ACC_R, .error = EP },
 	{ "supervisor-writes-user-page-with-SMAP", P | W | U, .cr4_on = CR4_SMAP, .acc = ACC_W, .error = EP | EW },
-	{ "supervisor-writes-user-page-with-SMAP-and-AC", P | W | U, .cr4_on = CR4_SMAP, .flags_on = FLAG_AC, .acc = ACC_W, .error = -1 },
-	{ "implicit-access-ignores-AC", P | W | U, .cr4_on = CR4_SMAP, .flags_on = FLAG_AC, .acc = ACC_R | ACC_SYS, .error = EP },
+	{ "supervisor-writes-user-page-with-SMAP-and-AC",
+	  P | W | U, .cr4_on = CR4_SMAP, .flags_on = FLAG_AC, .acc = ACC_W, .error = -1 },
+	{ "implicit-access-ignores-AC",
+	  P | W | U, .cr4_on = CR4_SMAP, .flags_on = FLAG_AC, .acc = ACC_R | ACC_SYS, .error = EP },
 	{ "implicit-access-at-CPL-3-is-supervisor", P | W, .user = true, .acc = ACC_R | ACC_SYS, .error = -1 },
 	{ "implicit-access-at-CPL-3-faults-without-U", 0, .user = true, .acc = ACC_W | ACC_SYS, .error = EW },
 	{ "user-reads-user-page-with-SMAP", P | U, .user = true, .cr4_on = CR4_SMAP, .acc = ACC_R, .error = -1 },
 	{ "SMAP-does-not-touch-fetches", P | U, .cr4_on = CR4_SMAP, .acc = ACC_X, .error = -1 },
-	{ "key-access-disable-stops-user-reads", P | U | (5ull << 59), .user = true, .cr4_on = CR4_PKE, .pkru = 1u << 10, .acc = ACC_R, .error = EP | EU | EPK },
-	{ "key-of-another-page-does-not", P | U | (6ull << 59), .user = true, .cr4_on = CR4_PKE, .pkru = 1u << 10, .acc = ACC_R, .error = -1 },
-	{ "key-access-disable-stops-supervisor-reads-of-user-pages", P | U | (5ull << 59), .cr4_on = CR4_PKE, .pkru = 1u << 10, .acc = ACC_R, .error = EP | EPK },
-	{ "key-does-not-apply-to-supervisor-pages", P | W | (5ull << 59), .cr4_on = CR4_PKE, .pkru = 3u << 10, .acc = ACC_W, .error = -1 },
-	{ "key-write-disable-allows-reads", P | W | U | (5ull << 59), .user = true, .cr4_on = CR4_PKE, .pkru = 2u << 10, .acc = ACC_R, .error = -1 },
-	{ "key-write-disable-stops-user-writes", P | W | U | (5ull << 59), .user = true, .cr4_on = CR4_PKE, .pkru = 2u << 10, .acc = ACC_W, .error = EP | EW | EU | EPK },
-	{ "key-write-disable-stops-supervisor-with-WP", P | W | U | (5ull << 59), .cr4_on = CR4_PKE, .pkru = 2u << 10, .acc = ACC_W, .error = EP | EW | EPK },
-	{ "key-write-disable-spares-supervisor-without-WP", P | W | U | (5ull << 59), .cr0_off = CR0_WP, .cr4_on = CR4_PKE, .pkru = 2u << 10, .acc = ACC_W, .error = -1 },
-	{ "key-does-not-apply-to-fetches", P | U | (5ull << 59), .user = true, .cr4_on = CR4_PKE, .pkru = 3u << 10, .acc = ACC_X, .error = -1 },
-	{ "keys-are-ignored-without-PKE", P | U | (5ull << 59), .user = true, .pkru = 3u << 10, .acc = ACC_R, .error = -1 },
+	{ "key-access-disable-stops-user-reads",
+	  P | U | (5ull << 59), .user = true, .cr4_on = CR4_PKE, .pkru = 1u << 10, .acc = ACC_R, .error = EP | EU | EPK },
+	{ "key-of-another-page-does-not",
+	  P | U | (6ull << 59), .user = true, .cr4_on = CR4_PKE, .pkru = 1u << 10, .acc = ACC_R, .error = -1 },
+	{ "key-access-disable-stops-supervisor-reads-of-user-pages",
+	  P | U | (5ull << 59), .cr4_on = CR4_PKE, .pkru = 1u << 10, .acc = ACC_R, .error = EP | EPK },
+	{ "key-does-not-apply-to-supervisor-pages",
+	  P | W | (5ull << 59), .cr4_on = CR4_PKE, .pkru = 3u << 10, .acc = ACC_W, .error = -1 },
+	{ "key-write-disable-allows-reads",
+	  P | W | U | (5ull << 59), .user = true, .cr4_on = CR4_PKE, .pkru = 2u << 10, .acc = ACC_R, .error = -1 },
+	{ "key-write-disable-stops-user-writes",
+	  P | W | U | (5ull << 59), .user = true, .cr4_on = CR4_PKE, .pkru = 2u << 10, .acc = ACC_W,
+	  .error = EP | EW | EU | EPK },
+	{ "key-write-disable-stops-supervisor-with-WP",
+	  P | W | U | (5ull << 59), .cr4_on = CR4_PKE, .pkru = 2u << 10, .acc = ACC_W, .error = EP | EW | EPK },
+	{ "key-write-disable-spares-supervisor-without-WP",
+	  P | W | U | (5ull << 59), .cr0_off = CR0_WP, .cr4_on = CR4_PKE, .pkru = 2u << 10, .acc = ACC_W, .error = -1 },
+	{ "key-does-not-apply-to-fetches",
+	  P | U | (5ull << 59), .user = true, .cr4_on = CR4_PKE, .pkru = 3u << 10, .acc = ACC_X, .error = -1 },
+	{ "keys-are-ignored-without-PKE",
+	  P | U | (5ull << 59), .user = true, .pkru = 3u << 10, .acc = ACC_R, .error = -1 },
 	{ "address-bit-above-MAXPHYADDR-is-reserved", P | W | U | BIT(39), .acc = ACC_R, .error = EP | ERSVD },
-	{ "address-bit-51-is-reserved-for-user-writes", P | W | U | BIT(51), .user = true, .acc = ACC_W, .error = EP | EW | EU | ERSVD },
+	{ "address-bit-51-is-reserved-for-user-writes",
+	  P | W | U | BIT(51), .user = true, .acc = ACC_W, .error = EP | EW | EU | ERSVD },
 	{ "bits-52-to-58-are-ignored", P | W | U | BIT(52) | BIT(58), .acc = ACC_R, .error = -1 },
 };
 
@@ -94,7 +109,8 @@ static void rights_and_error_codes(void **state)
 static void rights_are_the_and_of_all_levels(void **state)
 {
 	static const struct { u64 off, on; u32 acc; u32 error; } cut[] = {
-		{ P, 0, ACC_R, EU }, { W, 0, ACC_W, EP | EW | EU }, { U, 0, ACC_R, EP | EU }, { 0, NX, ACC_X, EP | EU | EI }, { 0, BIT(40), ACC_R, EP | EU | ERSVD },
+		{ P, 0, ACC_R, EU }, { W, 0, ACC_W, EP | EW | EU }, { U, 0, ACC_R, EP | EU },
+		{ 0, NX, ACC_X, EP | EU | EI }, { 0, BIT(40), ACC_R, EP | EU | ERSVD },
 	};
 	for (unsigned level = 0; level < 4; level++)
 		for (unsigned i = 0; i < array_len(cut); i++) {
@@ -127,12 +143,13 @@ static void pages_of_2m_and_1g_map_their_offsets(void **state)
 static void reserved_bits_of_large_pages_fault(void **state)
 {
 	static const struct { unsigned shift; u64 bad; } bad[] = {
-		{ 21, BIT(13) }, { 21, BIT(20) }, { 21, BIT(39) }, { 30, BIT(13) }, { 30, BIT(29) }, { 30, BIT(51) }, { 39, 0 },
+		{ 21, BIT(13) }, { 21, BIT(20) }, { 21, BIT(39) }, { 30, BIT(13) }, { 30, BIT(29) }, { 30, BIT(51) },
+		{ 39, 0 }, /* PS in a PML4 entry */
 	};
 	for (unsigned i = 0; i < array_len(bad); i++) {
 		struct rig r;
 		rig_open(&r, RIG_64);
-		rig_map(&r, LA & ~low_mask(bad[i].shift), bad[i].bad, P | W | U, bad[i].shift); /* shift 39: PS in a PML4 entry */
+		rig_map(&r, LA & ~low_mask(bad[i].shift), bad[i].bad, P | W | U, bad[i].shift);
 		rig_expect_pf(&r, LA, ACC_R, EP | ERSVD);
 		rig_close(&r);
 	}

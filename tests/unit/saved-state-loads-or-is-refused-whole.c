@@ -10,14 +10,16 @@
 #include <cmocka.h>
 
 struct pair { u32 a, b; };
-#define DEMO_STATE(F, A) F(u64, big) A(u16, words, 3) F(u8, one) A(u8, bytes, 9) F(struct pair, pair) A(struct pair, pairs, 2)
+#define DEMO_STATE(F, A) F(u64, big) A(u16, words, 3) F(u8, one) A(u8, bytes, 9) \
+	F(struct pair, pair) A(struct pair, pairs, 2)
 STATE_STRUCT(demo, DEMO_STATE) __attribute__((packed));
 STATE_DESC(demo, DEMO_STATE);
 #define OTHER_STATE(F, A) F(u64, big)
 STATE_STRUCT(other, OTHER_STATE);
 STATE_DESC(other, OTHER_STATE);
 /* The same rows in another order: still loads, since rows have names. */
-#define DEMO2_STATE(F, A) A(struct pair, pairs, 2) F(u8, one) A(u8, bytes, 9) F(struct pair, pair) A(u16, words, 3) F(u64, big)
+#define DEMO2_STATE(F, A) A(struct pair, pairs, 2) F(u8, one) A(u8, bytes, 9) F(struct pair, pair) \
+	A(u16, words, 3) F(u64, big)
 STATE_STRUCT(demo2, DEMO2_STATE) __attribute__((packed));
 STATE_DESC(demo2, DEMO2_STATE);
 
@@ -91,11 +93,15 @@ static void wrong_class_instance_and_position_are_refused(void **state)
 static void missing_unknown_and_resized_rows_are_refused(void **state)
 {
 	static const struct state_row missing[] = { { "big", 8, 1 } };
-	static const struct state_row unknown[] = { { "big", 8, 1 }, { "words", 2, 3 }, { "one", 1, 1 }, { "bytes", 1, 9 }, { "pair", 8, 1 }, { "new", 8, 2 } };
-	static const struct state_row resized[] = { { "big", 8, 1 }, { "words", 2, 3 }, { "one", 1, 1 }, { "bytes", 1, 9 }, { "pair", 8, 1 }, { "pairs", 4, 4 } };
-	static const struct state_row twice[] = { { "big", 8, 1 }, { "words", 2, 3 }, { "one", 1, 1 }, { "bytes", 1, 9 }, { "pair", 8, 1 }, { "big", 8, 1 } };
+	static const struct state_row unknown[] = { { "big", 8, 1 }, { "words", 2, 3 }, { "one", 1, 1 },
+		{ "bytes", 1, 9 }, { "pair", 8, 1 }, { "new", 8, 2 } };
+	static const struct state_row resized[] = { { "big", 8, 1 }, { "words", 2, 3 }, { "one", 1, 1 },
+		{ "bytes", 1, 9 }, { "pair", 8, 1 }, { "pairs", 4, 4 } };
+	static const struct state_row twice[] = { { "big", 8, 1 }, { "words", 2, 3 }, { "one", 1, 1 },
+		{ "bytes", 1, 9 }, { "pair", 8, 1 }, { "big", 8, 1 } };
 	static const struct { const struct state_row *rows; u32 n; } bad[] = {
-		{ missing, array_len(missing) }, { unknown, array_len(unknown) }, { resized, array_len(resized) }, { twice, array_len(twice) },
+		{ missing, array_len(missing) }, { unknown, array_len(unknown) }, { resized, array_len(resized) },
+		{ twice, array_len(twice) },
 	};
 	struct demo d = sample();
 	for (unsigned i = 0; i < array_len(bad); i++) {
@@ -136,7 +142,8 @@ static void every_truncation_is_refused(void **state)
 	state_buf_free(&b);
 }
 
-/* Any byte of the framing changed: refused, or (a byte of a value) loads; never reads outside. Run under ASan this proves the second half. */
+/* Any byte of the framing changed: refused, or (a byte of a value) loads; never reads outside. Run under ASan this
+ * proves the second half. */
 static void every_flipped_byte_is_survived(void **state)
 {
 	struct demo d = sample(), e;
