@@ -8,22 +8,19 @@ static const char *const level_names[4] = {
 	"page-table entry", "page-directory entry", "page-directory-pointer entry", "PML4 entry",
 };
 
-static const struct { u32 bit; const char *text; } reasons[] = {
-	{ PF_RSVD, "a reserved bit is set in the last entry" },
-	{ PF_PK, "the page's protection key forbids it" },
-	{ PF_I, "the page may not be executed here" },
-	{ PF_W, "the page may not be written here" },
-	{ PF_U, "the page belongs to the supervisor" },
-};
-
-static const char *reason(u32 error)
+static const char *reason(u32 acc, unsigned cls, const struct walk *w, u32 error)
 {
 	if (!(error & PF_P))
 		return "the last entry is not present";
-	for (unsigned i = 0; i < array_len(reasons); i++)
-		if (error & reasons[i].bit)
-			return reasons[i].text;
-	return "a user page is closed to the supervisor (SMAP)";
+	if (error & PF_RSVD)
+		return "the last entry has a reserved bit set";
+	if (cls == 2 && !w->u)
+		return "the page belongs to the supervisor";
+	if (acc & ACC_X)
+		return w->nx ? "the page is not executable" : "the supervisor may not execute user pages (SMEP)";
+	if (cls == 0 && w->u)
+		return "the supervisor may not touch user pages now (SMAP)";
+	return error & PF_PK ? "the page's protection key forbids it" : "the page is read-only";
 }
 
 static void explain_step(const struct walk_step *s, unsigned esize)
@@ -47,7 +44,7 @@ void paging_explain(struct cpu *c, u64 la, u32 acc, unsigned cls, const struct w
 	const char *who = acc & ACC_SYS ? "an implicit supervisor" : cls == 2 ? "a user" : "a supervisor";
 	trace_line(TRACE_PAGE, "vCPU %u, rip 0x%llx%s: %s %s 0x%llx faults with error code 0x%x, because %s; CR3 is 0x%llx%s",
 		   c->index, (unsigned long long)c->arch.rip, c->arch.guest_mode ? " (guest mode)" : "", who, what,
-		   (unsigned long long)la, error, reason(error), (unsigned long long)c->arch.cr3, w->n ? " and:" : "");
+		   (unsigned long long)la, error, reason(acc, cls, w, error), (unsigned long long)c->arch.cr3, w->n ? " and:" : "");
 	for (unsigned i = 0; i < w->n; i++)
 		explain_step(&w->step[i], w->esize);
 }
