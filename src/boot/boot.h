@@ -14,7 +14,6 @@ struct board_info {
 	unsigned phys_bits;  /* CPUID 80000008h EAX[7:0]: width of the MTRR masks */
 	u64 ram;             /* bytes of RAM; see board_low_ram() */
 	u8 ioapic_id;
-	bool no_8042;        /* reserved for a board without the keyboard controller's ports; the FADT always says absent */
 };
 
 /* RAM below and above 4 GiB. */

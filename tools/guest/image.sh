@@ -80,7 +80,7 @@ stage_qemu()
 pack()
 {
 	find "$1" -exec touch -h -d @0 {} +
-	(cd "$1" && find . -mindepth 1 | LC_ALL=C sort | "$BUSYBOX" cpio -o -H newc -R 0:0) >"$2.part" 2>/dev/null
+	(cd "$1" && find . -mindepth 1 | LC_ALL=C sort | "$BUSYBOX" cpio -o -H newc -R 0:0 --renumber-inodes --ignore-devno) >"$2.part" 2>/dev/null
 	mv "$2.part" "$2"
 }
 
