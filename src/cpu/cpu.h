@@ -231,6 +231,7 @@ struct cpu {
 	u32 deferred;            /* PEND_* that wait for RFLAGS.IF, a shadow or NMI blocking to go away; own thread, see cpu_unblocked() */
 	u8 step;                 /* STEP_*: what the single step under way must do when it completes; 0 = none, or the instruction did not complete */
 	u8 mtf;                  /* enum mtf */
+	bool alone;              /* vmx: run the next instruction as a block of its own; cleared when it has completed */
 	struct tlb *tlb;         /* cpu/mmu.h */
 	void *engine;            /* the engine's per-vCPU state */
 	void *vec;               /* the vector unit's native stubs: interp/vec.h */

@@ -37,9 +37,10 @@ static void event_side_effects(struct cpu *c, const struct event *ev)
 static u64 pushed_flags(const struct cpu *c, const struct event *ev, bool injected)
 {
 	u64 flags = cpu_rflags(c);
-	if (ev->kind != EVENT_FAULT)
+	/* SDM "Details of Vectored-Event Injection": RF is pushed as VM entry loaded it */
+	if (injected || ev->kind != EVENT_FAULT)
 		return flags;
-	if (ev->vector == VEC_DB && (injected || !(ev->payload & DR6_BD)))
+	if (ev->vector == VEC_DB && !(ev->payload & DR6_BD))
 		return flags;
 	return flags | FLAG_RF;
 }

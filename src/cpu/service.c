@@ -57,6 +57,7 @@ void cpu_after_step(struct cpu *c)
 	if (!s)
 		return;
 	c->step = 0;
+	c->alone = false;
 	c->arch.shadow &= ~(u32)(s & (SHADOW_STI | SHADOW_MOVSS));
 	if ((s & STEP_RF) && c->arch.rip != c->step_rip) /* a REP that goes on keeps RF */
 		c->arch.rflags &= ~(u64)FLAG_RF;
@@ -69,7 +70,7 @@ void cpu_after_step(struct cpu *c)
 static bool needs_step(const struct cpu *c)
 {
 	return (c->arch.rflags & (FLAG_TF | FLAG_RF)) || (c->arch.shadow & (SHADOW_STI | SHADOW_MOVSS)) || (c->arch.dr[7] & 0xff) ||
-	       c->arch.pending_dbg || c->mtf != MTF_OFF;
+	       c->arch.pending_dbg || c->mtf != MTF_OFF || c->alone;
 }
 
 static void arm_step(struct cpu *c)
@@ -213,15 +214,8 @@ static bool take_poll(struct cpu *c)
 	return false;
 }
 
-/* One round: true when something happened and the state must be looked at afresh. */
-static bool one_event(struct cpu *c)
+static bool take_any(struct cpu *c, u32 p)
 {
-	u32 p = __atomic_fetch_and(&c->pending, ~(u32)(PEND_INTR | PEND_NMI | PEND_INIT | PEND_SIPI | PEND_VIRT | PEND_TIMER | PEND_CODE),
-				   __ATOMIC_SEQ_CST) | c->deferred;
-	c->deferred = 0;
-	if (p & PEND_CODE)
-		c->io->service_code(c->io->vm, c);
-	latch_signals(c, p);
 	if (take_init(c) || take_sipi(c))
 		return true;
 	if (c->arch.activity == ACT_WAIT_SIPI && !c->arch.guest_mode)
@@ -233,6 +227,21 @@ static bool one_event(struct cpu *c)
 	if (take_poll(c) || (c->arch.pending_dbg && take_trap(c)) || take_nmi(c) || take_interrupt(c, waiting))
 		return true;
 	return c->arch.activity == ACT_ACTIVE && take_code_breakpoint(c);
+}
+
+/* One round: true when something happened and the state must be looked at afresh. */
+static bool one_event(struct cpu *c)
+{
+	u32 p = __atomic_fetch_and(&c->pending, ~(u32)(PEND_INTR | PEND_NMI | PEND_INIT | PEND_SIPI | PEND_VIRT | PEND_TIMER | PEND_CODE),
+				   __ATOMIC_SEQ_CST) | c->deferred;
+	c->deferred = 0;
+	if (p & PEND_CODE)
+		c->io->service_code(c->io->vm, c);
+	latch_signals(c, p);
+	if (!take_any(c, p))
+		return false;
+	cpu_pend(c, p & PEND_INTR); /* an interrupt that something else came before still waits */
+	return true;
 }
 
 void cpu_halt(struct cpu *c, enum activity a)

@@ -121,8 +121,6 @@ void vmx_virt_intr_deliver(struct cpu *c)
 	v->s.virt_intr = 0;
 	c->arch.activity = ACT_ACTIVE;
 	cpu_deliver(c, (struct event){ .kind = EVENT_EXT_INT, .vector = vector });
-	if (c->mtf == MTF_ARMED)
-		c->mtf = MTF_DUE;
 }
 
 /* SDM "Posted-Interrupt Processing", from clearing ON; the notification was acknowledged and EOIed. Descriptor: PIR in bytes 0-31, ON is bit 256. */

@@ -29,10 +29,16 @@ static bool iret_unblocked(const struct cpu *c)
 	return v->iret_unblocked && v->iret_rip == c->arch.rip && v->iret_icount == c->icount;
 }
 
+/* RF as delivery would push it: set by faults other than instruction breakpoints. */
+static bool sets_rf(const struct event *ev)
+{
+	return ev->kind == EVENT_FAULT && (ev->vector != VEC_DB || (ev->payload & BIT(13)));
+}
+
 static u64 event_qualification(const struct event *ev)
 {
 	bool db = ev->vector == VEC_DB && ev->kind != EVENT_SOFT_EXC;
-	return ev->vector == VEC_PF || db ? ev->payload : 0;
+	return ev->vector == VEC_PF ? ev->payload : db ? ev->payload & 0x600f : 0; /* B0-B3, BD, BS */
 }
 
 bool vmx_event(struct cpu *c, const struct event *ev, const struct event *during)
@@ -51,7 +57,7 @@ bool vmx_event(struct cpu *c, const struct event *ev, const struct event *during
 		v->x.intr |= BIT(12);
 	if (soft)
 		v->x.len = ev->insn_len;
-	v->x.rf = ev->kind == EVENT_FAULT && !v->x.vectoring ? RF_SET : RF_KEEP;
+	v->x.rf = sets_rf(ev) && !v->x.vectoring ? RF_SET : RF_KEEP;
 	if (ev->vector == VEC_DB && ev->kind != EVENT_ICEBP)
 		c->arch.pending_dbg = 0;
 	vmx_exit(c, EXIT_EXCEPTION_NMI, event_qualification(ev));
@@ -118,7 +124,8 @@ void vmx_take_exit(struct cpu *c, const struct event *during)
 
 	c->fault.kind = EVENT_NONE;
 	if (p.restart) {
-		cpu_pend(c, PEND_STEP | PEND_VIRT);
+		c->alone = true;
+		cpu_pend(c, PEND_STEP);
 		return;
 	}
 	if (p.convertible && !vectoring(during) && vmx_make_ve(c, &p))

@@ -91,19 +91,11 @@ static bool poll_interrupt(struct cpu *c)
 			continue;
 		}
 		v->x.intr = vector < 0 ? 0 : BIT(31) | (u32)vector;
+		cpu_pend(c, PEND_INTR); /* this one, or more behind it */
 		vmx_exit(c, EXIT_EXTERNAL_INTERRUPT, 0);
 		return true;
 	}
 	return false;
-}
-
-/* Something waits for IF, a shadow or NMI blocking to change: the core asks again then. */
-static void wait_for_change(struct cpu *c)
-{
-	const struct vmx *v = vmx_of(c);
-
-	if (v->s.virt_intr || has(v, CTL_PROC_INTR_WINDOW) || has(v, CTL_PROC_NMI_WINDOW))
-		c->deferred |= PEND_VIRT;
 }
 
 bool vmx_poll(struct cpu *c)
@@ -124,8 +116,5 @@ bool vmx_poll(struct cpu *c)
 		return true;
 	if (v->s.virt_intr && intr_window_open(c))
 		vmx_virt_intr_deliver(c);
-	if (!c->arch.guest_mode) /* delivery met a fault that exits */
-		return true;
-	wait_for_change(c);
-	return false;
+	return !c->arch.guest_mode; /* the delivery may have met a fault that exits */
 }
