@@ -1,0 +1,397 @@
+/* The cache of decoded blocks of one vCPU: building, finding and forgetting.
+ *
+ * Blocks are keyed by frame, offset in the page and mode, so every mapping of a page shares them. They live in an arena that is only
+ * emptied as a whole; a block that must go is made dead (each handler replaced by h_dead), so that a running block whose bytes were just
+ * overwritten stops before its next instruction, and stale links to it find out. Order when decoding (vm/code.c relies on it): mark the
+ * page's code lines, take write permission from everybody, then read the bytes. */
+#include "interp/interp.h"
+#include "interp/vec.h"
+#include "base/log.h"
+#include "mem/mem.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#define BLOCK_BYTES(slots) (sizeof(struct block) + (slots) * sizeof(struct insn))
+#define MAX_SLOTS (BLOCK_MAX_INSNS + 2)
+
+/* ---- lifetime ---- */
+int block_cache_create(struct cpu *c)
+{
+	struct interp *e = interp_of(c);
+	e->nframes = c->mem->frames;
+	e->hash = calloc(HASH_SIZE, sizeof *e->hash);
+	e->frame_blocks = calloc(e->nframes, sizeof *e->frame_blocks);
+	e->scratch = calloc(1, BLOCK_BYTES(MAX_SLOTS));
+	e->arena = mmap(NULL, ARENA_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (!e->hash || !e->frame_blocks || !e->scratch || e->arena == MAP_FAILED) {
+		log_error("cannot get memory for decoded blocks of vCPU %u", c->index);
+		return -ENOMEM;
+	}
+	madvise(e->arena, ARENA_BYTES, MADV_HUGEPAGE);
+	isa_decoder_init(&e->dec, cpu_has(c, FEAT_BMI1), cpu_has(c, FEAT_LZCNT));
+	return 0;
+}
+
+void block_cache_destroy(struct cpu *c)
+{
+	struct interp *e = interp_of(c);
+	free(e->hash);
+	free(e->frame_blocks);
+	free(e->scratch);
+	if (e->arena && e->arena != MAP_FAILED)
+		munmap(e->arena, ARENA_BYTES);
+}
+
+static void reset(struct cpu *c)
+{
+	struct interp *e = interp_of(c);
+	memset(e->hash, 0, HASH_SIZE * sizeof *e->hash);
+	memset(e->frame_blocks, 0, e->nframes * sizeof *e->frame_blocks);
+	memset(e->jump, 0, sizeof e->jump);
+	e->arena_used = 0;
+	e->reset_wanted = false;
+	vec_reset(c);
+}
+
+/* ---- hash ---- */
+static unsigned hash_slot(u64 key) { return (unsigned)((key * 0x9e3779b97f4a7c15ull) >> 48) & (HASH_SIZE - 1); }
+
+static struct block *hash_find(struct interp *e, u64 key)
+{
+	struct block *b = e->hash[hash_slot(key)];
+	while (b && b->key != key)
+		b = b->hash_next;
+	return b;
+}
+
+static void insert(struct interp *e, struct block *b)
+{
+	unsigned slot = hash_slot(b->key);
+	b->hash_next = e->hash[slot];
+	e->hash[slot] = b;
+	b->frame_next[0] = e->frame_blocks[b->frame[0]];
+	e->frame_blocks[b->frame[0]] = b;
+	if (b->frame[1] != NO_FRAME && b->frame[1] != b->frame[0]) {
+		b->frame_next[1] = e->frame_blocks[b->frame[1]];
+		e->frame_blocks[b->frame[1]] = b;
+	}
+}
+
+/* ---- death ---- */
+static void kill_block(struct interp *e, struct block *b)
+{
+	struct block **p = &e->hash[hash_slot(b->key)];
+	while (*p && *p != b)
+		p = &(*p)->hash_next;
+	if (*p)
+		*p = b->hash_next;
+	b->key = BLOCK_DEAD_KEY;
+	for (unsigned k = 0; k < b->slots; k++)
+		b->insn[k].fn = h_dead;
+}
+
+static bool overlaps(const struct block *b, u32 frame, unsigned first, unsigned last)
+{
+	unsigned from = b->off, to = b->off + b->bytes - 1; /* page offsets, to may lie in the second page */
+	if (b->frame[0] == frame && from / 64 <= last && min_u64(to, PAGE_SIZE - 1) / 64 >= first)
+		return true;
+	return b->frame[1] == frame && first * 64 <= to - PAGE_SIZE;
+}
+
+void block_forget(struct cpu *c, u64 frame, unsigned first, unsigned last)
+{
+	struct interp *e = interp_of(c);
+	if (frame >= e->nframes)
+		return;
+	struct block **p = &e->frame_blocks[frame];
+	while (*p) {
+		struct block *b = *p;
+		struct block **link = &b->frame_next[b->frame[0] == frame ? 0 : 1];
+		if (b->key != BLOCK_DEAD_KEY && overlaps(b, (u32)frame, first, last)) {
+			kill_block(e, b);
+			c->stats.code_invalidations++;
+		}
+		if (b->key == BLOCK_DEAD_KEY)
+			*p = *link;
+		else
+			p = link;
+	}
+}
+
+/* May be called in the middle of a block: memory is only reused at the next block_find(). */
+void block_forget_all(struct cpu *c)
+{
+	struct interp *e = interp_of(c);
+	for (unsigned s = 0; s < HASH_SIZE; s++)
+		while (e->hash[s])
+			kill_block(e, e->hash[s]);
+	e->reset_wanted = true;
+}
+
+/* ---- leaving early ---- */
+static unsigned first_slot(const struct block *b) { return b->frame[1] != NO_FRAME; }
+
+void interp_uncount(struct cpu *c, const struct insn *i, bool done)
+{
+	const struct block *b = interp_of(c)->cur;
+	unsigned slot = (unsigned)(i - b->insn), first = first_slot(b);
+	unsigned ran = (slot < first ? 0 : slot - first) + done;
+	if (ran < b->n)
+		c->icount -= b->n - ran;
+}
+
+enum step h_dead(struct cpu *c, const struct insn *i)
+{
+	interp_uncount(c, i, false);
+	c->arch.rip = insn_rip(c, i);
+	return STEP_END;
+}
+
+/* ---- building ---- */
+static enum isa_mode isa_mode_of(u32 mode) { return mode & MODE_L ? ISA_64 : mode & MODE_D ? ISA_32 : ISA_16; }
+
+static void mark_lines(struct cpu *c, u32 frame, unsigned from, unsigned to)
+{
+	u64 mask = low_mask(to / 64 + 1) & ~low_mask(from / 64), *lines = &c->mem->code_lines[frame];
+	if ((__atomic_load_n(lines, __ATOMIC_RELAXED) & mask) != mask)
+		__atomic_fetch_or(lines, mask, __ATOMIC_SEQ_CST);
+}
+
+static void claim(struct cpu *c, u32 frame)
+{
+	struct interp *e = interp_of(c);
+	if (e->frame_blocks[frame])
+		return;
+	if (c->io && c->io->claim_code)
+		c->io->claim_code(c->io->vm, c, frame);
+	else
+		mmu_write_protect(c, frame);
+}
+
+static void add_special(struct block *b, insn_fn *fn, unsigned off)
+{
+	struct insn *o = &b->insn[b->slots++];
+	memset(o, 0, sizeof *o);
+	o->base = o->index = GPR_ZERO;
+	o->fn = fn;
+	o->off = off;
+}
+
+/* Appends what `r` says about the bytes. Returns true when the block ends here; *last as interp_select. */
+static bool add_insn(struct cpu *c, struct block *b, enum isa_result r, const struct isa_insn *in, u32 mode, unsigned off, bool *last)
+{
+	b->n++;
+	if (r == ISA_OK && isa_fill(in, off, &b->insn[b->slots])) {
+		struct insn *o = &b->insn[b->slots++];
+		bool end = interp_select(c, in, mode, o, last);
+		if (*last && !o->aux)
+			o->aux = b;
+		return end;
+	}
+	if (r == ISA_OK)
+		todo("RIP-relative displacement at the edge of 2 GiB: answered with #UD");
+	add_special(b, r == ISA_LONG ? h_too_long : h_ud, off);
+	*last = true;
+	return true;
+}
+
+static void finish_block(struct block *b, u32 mode, bool last)
+{
+	bool chain = (mode & MODE_L) && !(mode & MODE_ONE);
+	if (!last) {
+		add_special(b, chain ? h_sentinel_chain : h_sentinel, b->bytes);
+		b->insn[b->slots - 1].aux = b;
+	}
+}
+
+static void start_block(struct block *b, u64 key, u32 frame, unsigned off)
+{
+	memset(b, 0, sizeof *b);
+	b->key = key;
+	b->frame[0] = frame;
+	b->frame[1] = NO_FRAME;
+	b->off = off;
+}
+
+static struct block *arena_room(struct cpu *c)
+{
+	struct interp *e = interp_of(c);
+	if (e->arena_used + BLOCK_BYTES(MAX_SLOTS) > ARENA_BYTES)
+		return NULL;
+	return (struct block *)(e->arena + e->arena_used);
+}
+
+static struct block *commit(struct cpu *c, struct block *b)
+{
+	struct interp *e = interp_of(c);
+	e->arena_used += BLOCK_BYTES(b->slots);
+	insert(e, b);
+	c->stats.decodes += b->n;
+	return b;
+}
+
+/* One instruction that is not cached: outside RAM, or cut by the CS limit. NULL: cpu->fault is set. */
+static struct block *one_shot(struct cpu *c, u64 la)
+{
+	struct interp *e = interp_of(c);
+	struct block *b = e->scratch;
+	struct isa_insn in;
+	u8 bytes[ISA_MAX_LEN];
+	u64 fault_la = la;
+	unsigned want = ISA_MAX_LEN;
+	bool last = false;
+	if (!(c->mode & MODE_L))
+		want = (unsigned)min_u64(want, (u64)c->arch.seg[SEG_CS].limit - c->arch.rip + 1);
+	unsigned n = mmu_fetch_bytes(c, la, bytes, want, &fault_la);
+	if (!n)
+		return NULL;
+	enum isa_result r = isa_decode(&e->dec, isa_mode_of(c->mode), bytes, n, &in);
+	if (r == ISA_MORE) {
+		if (n == want || mmu_fetch(c, fault_la)) /* cut by the limit; or mapped behind our back: start over */
+			cpu_gp(c, 0);
+		return NULL;
+	}
+	start_block(b, BLOCK_DEAD_KEY, NO_FRAME, 0);
+	add_insn(c, b, r, &in, c->mode | MODE_ONE, 0, &last);
+	b->bytes = r == ISA_OK ? in.zi.length : 1;
+	finish_block(b, c->mode | MODE_ONE, last);
+	return b;
+}
+
+static u64 next_page(const struct cpu *c, u64 la)
+{
+	u64 next_la = (la & PAGE_MASK) + PAGE_SIZE;
+	return c->mode & MODE_L ? next_la : (u32)next_la;
+}
+
+static const struct tlb_entry *exec_entry(struct cpu *c, u64 la)
+{
+	const struct tlb_entry *t = mmu_hit(c, la, interp_of(c)->xneed);
+	return t ? t : mmu_fetch(c, la);
+}
+
+/* A single instruction that goes on in the next page. */
+static struct block *build_crossing(struct cpu *c, u64 key, u64 la, u32 frame, const u8 *page)
+{
+	struct interp *e = interp_of(c);
+	u32 mode = key & 0xff;
+	unsigned off = la & 0xfff, here = PAGE_SIZE - off;
+	u64 la2 = next_page(c, la);
+	const struct tlb_entry *t2 = exec_entry(c, la2);
+	if (!t2)
+		return NULL;
+	if (t2->perm & TLB_IO)
+		return one_shot(c, la);
+	u32 frame2 = t2->frame;
+	const u8 *page2 = (const u8 *)(la2 + t2->addend);
+	mark_lines(c, frame, off, PAGE_SIZE - 1);
+	mark_lines(c, frame2, 0, ISA_MAX_LEN - here - 1);
+	claim(c, frame2);
+
+	u8 bytes[ISA_MAX_LEN];
+	struct isa_insn in;
+	bool last = false;
+	memcpy(bytes, page + off, here);
+	memcpy(bytes + here, page2, ISA_MAX_LEN - here);
+	enum isa_result r = isa_decode(&e->dec, isa_mode_of(mode), bytes, ISA_MAX_LEN, &in);
+	if (r == ISA_OK && in.zi.length <= here) /* changed since the caller looked */
+		return one_shot(c, la);
+	struct block *b = arena_room(c);
+	if (!b)
+		return one_shot(c, la);
+	start_block(b, key, frame, off);
+	b->frame[1] = frame2;
+	add_special(b, h_cross, 0);
+	add_insn(c, b, r, &in, mode | MODE_ONE, 0, &last);
+	b->bytes = r == ISA_OK ? in.zi.length : ISA_MAX_LEN;
+	finish_block(b, mode | MODE_ONE, last);
+	return commit(c, b);
+}
+
+/* First slot of a crossing block: is the second page still the one that was decoded? */
+enum step h_cross(struct cpu *c, const struct insn *i)
+{
+	struct block *b = interp_of(c)->cur;
+	c->arch.rip = insn_rip(c, i);
+	const struct tlb_entry *t = exec_entry(c, next_page(c, c->seg_base[SEG_CS] + c->arch.rip));
+	if (!t)
+		return STEP_FAULT;
+	if (likely(t->frame == b->frame[1]))
+		return next(c, i);
+	kill_block(interp_of(c), b);
+	interp_uncount(c, i, false);
+	return STEP_END;
+}
+
+static struct block *build(struct cpu *c, u64 key, u64 la, const struct tlb_entry *t)
+{
+	struct interp *e = interp_of(c);
+	u32 mode = key & 0xff, frame = t->frame;
+	unsigned off = la & 0xfff, pos = off, max = mode & MODE_ONE ? 1 : BLOCK_MAX_INSNS;
+	const u8 *page = (const u8 *)((la & PAGE_MASK) + t->addend);
+	bool last = false, end = false;
+	struct block *b = arena_room(c);
+	if (!b) {
+		reset(c);
+		b = arena_room(c);
+	}
+	mark_lines(c, frame, off, (unsigned)min_u64(off + ISA_MAX_LEN - 1, PAGE_SIZE - 1));
+	claim(c, frame);
+	start_block(b, key, frame, off);
+	while (!end && b->n < max && pos < PAGE_SIZE) {
+		u8 bytes[ISA_MAX_LEN];
+		struct isa_insn in;
+		unsigned take = (unsigned)min_u64(ISA_MAX_LEN, PAGE_SIZE - pos);
+		mark_lines(c, frame, pos, pos + take - 1);
+		memcpy(bytes, page + pos, take);
+		enum isa_result r = isa_decode(&e->dec, isa_mode_of(mode), bytes, take, &in);
+		if (r == ISA_MORE) {
+			if (b->n == 0)
+				return build_crossing(c, key, la, frame, page);
+			break;
+		}
+		end = add_insn(c, b, r, &in, mode, pos - off, &last);
+		pos += r == ISA_OK ? in.zi.length : take;
+	}
+	b->bytes = pos - off;
+	finish_block(b, mode, last);
+	return commit(c, b);
+}
+
+/* ---- finding ---- */
+noinline struct block *block_find(struct cpu *c)
+{
+	struct interp *e = interp_of(c);
+	bool l = c->mode & MODE_L;
+	u64 la = c->seg_base[SEG_CS] + c->arch.rip;
+	if (!l) {
+		la = (u32)la;
+		if (unlikely(c->arch.rip > c->arch.seg[SEG_CS].limit)) {
+			cpu_gp(c, 0);
+			return NULL;
+		}
+	}
+	if (unlikely(e->reset_wanted))
+		reset(c);
+	const struct tlb_entry *t = exec_entry(c, la);
+	if (!t)
+		return NULL;
+	if (unlikely(t->perm & TLB_IO))
+		return one_shot(c, la);
+	u64 key = block_key(t->frame, la, c->mode | (trace_on(TRACE_INSN) ? MODE_ONE : 0));
+	struct block *b = e->jump[jump_slot(key)];
+	c->stats.block_lookups++;
+	if (!b || b->key != key) {
+		b = hash_find(e, key);
+		if (!b)
+			b = build(c, key, la, t);
+		if (!b)
+			return NULL;
+		if (b != e->scratch)
+			e->jump[jump_slot(key)] = b;
+	}
+	if (unlikely(!l && c->arch.rip + b->bytes - 1 > c->arch.seg[SEG_CS].limit))
+		return one_shot(c, la);
+	return b;
+}

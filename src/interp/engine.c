@@ -1,0 +1,76 @@
+/* The interpreter engine: runs blocks until the VM is needed. */
+#include "interp/interp.h"
+#include "interp/vec.h"
+#include "base/log.h"
+#include <errno.h>
+#include <stdlib.h>
+
+static int interp_create(struct cpu *c)
+{
+	struct interp *e = calloc(1, sizeof *e);
+	if (!e)
+		return -ENOMEM;
+	c->engine = e;
+	return block_cache_create(c);
+}
+
+static void interp_destroy(struct cpu *c)
+{
+	if (!c->engine)
+		return;
+	block_cache_destroy(c);
+	vec_destroy(c);
+	free(c->engine);
+	c->engine = NULL;
+}
+
+/* The instruction at cpu->rip faulted: it and those after it in the block did not run. */
+static void uncount_fault(struct cpu *c)
+{
+	const struct block *b = interp_of(c)->cur;
+	u64 off = c->arch.rip - c->arch.gpr[GPR_BLOCK_RIP];
+	if (!(c->mode & MODE_L))
+		off = (u32)off;
+	for (unsigned k = 0; k < b->slots; k++)
+		if (b->insn[k].off == off && b->insn[k].fn != h_cross) {
+			interp_uncount(c, &b->insn[k], false);
+			return;
+		}
+}
+
+static void interp_run(struct cpu *c, struct exit_record *out)
+{
+	struct interp *e = interp_of(c);
+	for (;;) {
+		if (cpu_must_service(c) && !cpu_service(c, out)) {
+			c->stats.insns = c->icount;
+			return;
+		}
+		e->xneed = c->arch.cpl == 3 ? TLB_XU : TLB_XS;
+		struct block *b = block_find(c);
+		if (unlikely(!b)) {
+			cpu_take_fault(c);
+			continue;
+		}
+		bool trace = unlikely(trace_mask & (BIT(TRACE_INSN) | BIT(TRACE_BLOCK)));
+		if (trace)
+			interp_trace_before(c, b);
+		enum step s = block_enter(c, b, c->arch.rip);
+		if (trace)
+			interp_trace_after(c);
+		if (unlikely(s == STEP_FAULT)) {
+			uncount_fault(c);
+			cpu_take_fault(c);
+		}
+	}
+}
+
+const struct engine_ops interp_engine = {
+	.name = "interp",
+	.create = interp_create,
+	.destroy = interp_destroy,
+	.run = interp_run,
+	.forget = block_forget,
+	.forget_all = block_forget_all,
+	.sync = vec_sync,
+};
