@@ -229,7 +229,7 @@ static enum step h_far_mem(struct cpu *c, const struct insn *i)
 {
 	u64 la, off, sel;
 	set_rip(c, i);
-	if (!op_la(c, i, 0, i->opsize + 2, false, &la) || !ld(c, i, la, i->opsize, &off) || !ld(c, i, la + i->opsize, 2, &sel))
+	if (!mem_la(c, i, 0, i->opsize + 2, false, &la) || !ld(c, i, la, i->opsize, &off) || !ld(c, i, la + i->opsize, 2, &sel))
 		return STEP_FAULT;
 	return i->aux8 ? cpu_far_call(c, (u16)sel, off, i->opsize, i->len) : cpu_far_jmp(c, (u16)sel, off, i->opsize, i->len);
 }

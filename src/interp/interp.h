@@ -253,7 +253,7 @@ static must_inline bool st(struct cpu *c, const struct insn *i, u64 la, unsigned
 bool op_read(struct cpu *c, const struct insn *i, unsigned size, u64 *v);
 bool op_write(struct cpu *c, const struct insn *i, unsigned size, u64 v);
 /* Linear address of the operand plus `plus`; and of seg:ea. */
-bool op_la(struct cpu *c, const struct insn *i, unsigned plus, unsigned size, bool write, u64 *la);
+bool mem_la(struct cpu *c, const struct insn *i, unsigned plus, unsigned size, bool write, u64 *la);
 bool seg_la(struct cpu *c, const struct insn *i, unsigned seg, u64 ea, unsigned size, bool write, u64 *la);
 bool seg_read(struct cpu *c, const struct insn *i, unsigned seg, u64 ea, unsigned size, u64 *v);
 bool seg_write(struct cpu *c, const struct insn *i, unsigned seg, u64 ea, unsigned size, u64 v);

@@ -21,7 +21,7 @@ static bool rmw_run(struct cpu *c, const struct insn *i, unsigned size, const st
 	u64 la;
 	bool slow = false;
 	set_rip(c, i);
-	if (!op_la(c, i, 0, size, true, &la))
+	if (!mem_la(c, i, 0, size, true, &la))
 		return false;
 	void *p = mmu_rmw(c, la, size, &slow);
 	if (likely(p)) {
@@ -261,7 +261,7 @@ static noinline enum step body_cmpxchg8b(struct cpu *c, const struct insn *i)
 		.cc_in = c->arch.cc };
 	u64 la;
 	if (half == 8) {
-		if (!op_la(c, i, 0, 16, true, &la))
+		if (!mem_la(c, i, 0, 16, true, &la))
 			return STEP_FAULT;
 		if (la & 15)
 			return fault_gp(c, i);

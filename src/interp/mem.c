@@ -55,7 +55,7 @@ bool seg_la(struct cpu *c, const struct insn *i, unsigned seg, u64 ea, unsigned 
 	return la_seg(c, i, seg, ea, size, write, la);
 }
 
-bool op_la(struct cpu *c, const struct insn *i, unsigned plus, unsigned size, bool write, u64 *la)
+bool mem_la(struct cpu *c, const struct insn *i, unsigned plus, unsigned size, bool write, u64 *la)
 {
 	return la_seg(c, i, i->seg, (ea_plain(c, i) + plus) & size_mask(i->asize), size, write, la);
 }

@@ -18,7 +18,7 @@ enum step sys_sgdt(struct cpu *c, const struct insn *i)
 		return STEP_STOP;
 	store_le(bytes, t->limit, 2);
 	store_le(bytes + 2, n == 4 && i->opsize == 2 ? t->base & 0xffffff : t->base, n);
-	if (!op_la(c, i, 0, 2 + n, true, &la))
+	if (!mem_la(c, i, 0, 2 + n, true, &la))
 		return STEP_FAULT;
 	if (mmu_write_bytes(c, la, bytes, 2 + n))
 		return STEP_END;
@@ -37,7 +37,7 @@ enum step sys_lgdt(struct cpu *c, const struct insn *i)
 		return cpu_gp(c, 0);
 	if (cpu_icept(c, ICEPT_GDTR_IDTR, i, 2 + idt, 0))
 		return STEP_STOP;
-	if (!op_la(c, i, 0, 2 + n, false, &la))
+	if (!mem_la(c, i, 0, 2 + n, false, &la))
 		return STEP_FAULT;
 	if (!mmu_read_bytes(c, la, bytes, 2 + n)) {
 		interp_fix_fault(c, i->seg, la);
@@ -157,7 +157,7 @@ enum step sys_lseg(struct cpu *c, const struct insn *i)
 	unsigned seg = i->op == ZYDIS_MNEMONIC_LDS ? SEG_DS : i->op == ZYDIS_MNEMONIC_LES ? SEG_ES : i->op == ZYDIS_MNEMONIC_LFS ? SEG_FS :
 		i->op == ZYDIS_MNEMONIC_LGS ? SEG_GS : SEG_SS;
 	u64 la, off, sel;
-	if (!op_la(c, i, 0, i->opsize + 2, false, &la) || !ld(c, i, la, i->opsize, &off) || !ld(c, i, la + i->opsize, 2, &sel))
+	if (!mem_la(c, i, 0, i->opsize + 2, false, &la) || !ld(c, i, la, i->opsize, &off) || !ld(c, i, la + i->opsize, 2, &sel))
 		return STEP_FAULT;
 	if (cpu_load_seg(c, seg, (u16)sel) == STEP_FAULT)
 		return STEP_FAULT;
@@ -183,7 +183,7 @@ enum step sys_bound(struct cpu *c, const struct insn *i)
 {
 	unsigned n = i->opsize;
 	u64 la, low, high;
-	if (!op_la(c, i, 0, 2 * n, false, &la) || !ld(c, i, la, n, &low) || !ld(c, i, la + n, n, &high))
+	if (!mem_la(c, i, 0, 2 * n, false, &la) || !ld(c, i, la, n, &low) || !ld(c, i, la + n, n, &high))
 		return STEP_FAULT;
 	i64 v = (i64)sext_size(rd_size(c, i->dst, n), n);
 	return v < (i64)sext_size(low, n) || v > (i64)sext_size(high, n) ? cpu_fault(c, VEC_BR) : STEP_END;

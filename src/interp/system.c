@@ -202,7 +202,7 @@ enum step sys_invpcid(struct cpu *c, const struct insn *i)
 		return cpu_gp(c, 0);
 	if (c->arch.guest_mode && cpu_icept(c, ICEPT_INVPCID, i, c->seg_base[i->seg] + ea_masked(c, i), 0))
 		return STEP_STOP;
-	if (!op_la(c, i, 0, 16, false, &la))
+	if (!mem_la(c, i, 0, 16, false, &la))
 		return STEP_FAULT;
 	if (!mmu_read_bytes(c, la, desc, 16)) {
 		interp_fix_fault(c, i->seg, la);
@@ -231,7 +231,7 @@ enum step sys_wbinvd(struct cpu *c, const struct insn *i)
 enum step sys_clflush(struct cpu *c, const struct insn *i)
 {
 	u64 la;
-	if (!op_la(c, i, 0, 1, false, &la))
+	if (!mem_la(c, i, 0, 1, false, &la))
 		return STEP_FAULT;
 	if (mmu_probe_read(c, la, 1))
 		return STEP_END;
