@@ -162,12 +162,12 @@ static u64 reg_read(const struct hpet *h, unsigned reg)
 static void write_config(struct hpet *h, u64 v)
 {
 	struct hpet_regs *r = &h->regs;
-	u64 now = bus_now(h->bus);
-	if ((v ^ r->config) & CFG_ENABLE) {
-		r->counter = counter(h, now);
-		r->counter_v = now;
-	}
+	u64 now = bus_now(h->bus), count = counter(h, now), old = r->config;
 	r->config = v & (CFG_ENABLE | CFG_LEGACY);
+	if (!((v ^ old) & CFG_ENABLE))
+		return;
+	r->counter = count;
+	r->counter_v = now;
 	for (unsigned n = 0; n < HPET_TIMERS; n++)
 		compute_due(h, n, false);
 }
@@ -262,6 +262,12 @@ struct irq_line hpet_rtc_line(struct hpet *h) { return (struct irq_line){ legacy
 
 static void update_cb(void *h) { hpet_update(h); }
 
+static void loaded_cb(void *dev) /* see i8254.c */
+{
+	struct hpet *h = dev;
+	clock_arm(h->bus->clock, &h->timer, bus_now(h->bus));
+}
+
 static void reset_cb(void *dev)
 {
 	struct hpet *h = dev;
@@ -297,6 +303,6 @@ struct hpet *hpet_create(struct bus *bus, struct dev_list *devs, const struct ir
 	reset_cb(h);
 	bus_add_mmio(bus, HPET_BASE, 0x400, &ops, h, "HPET");
 	dev_list_add(devs, &(struct dev_instance){ .name = "hpet", .desc = &hpet_regs_state, .regs = &h->regs, .dev = h,
-						   .reset = reset_cb, .loaded = update_cb, .destroy = destroy_cb });
+						   .reset = reset_cb, .loaded = loaded_cb, .destroy = destroy_cb });
 	return h;
 }

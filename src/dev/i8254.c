@@ -120,7 +120,9 @@ void i8254_update(struct i8254 *p)
 	irq_line_set(p->irq, output(c, now));
 	u64 next = next_event(c, now);
 	if (next != CLOCK_NEVER)
-		next = max_u64(tick_v(next), periodic(c) ? bus_now(p->bus) + CLOCK_MIN_PERIOD_NS : 0);
+		next = tick_v(next);
+	if (next != CLOCK_NEVER && periodic(c) && tick_v(c->reload) < CLOCK_MIN_PERIOD_NS)
+		next = max_u64(next, bus_now(p->bus) + CLOCK_MIN_PERIOD_NS);
 	clock_arm(p->bus->clock, &p->timer, next);
 }
 
@@ -305,6 +307,13 @@ static const struct bus_ops p61_ops = { p61_read, p61_write };
 
 static void update_cb(void *p) { i8254_update(p); }
 
+/* Changes nothing itself, so that saving again gives the same bytes: the timer does what is due. */
+static void loaded_cb(void *dev)
+{
+	struct i8254 *p = dev;
+	clock_arm(p->bus->clock, &p->timer, bus_now(p->bus));
+}
+
 static void reset_cb(void *dev)
 {
 	struct i8254 *p = dev;
@@ -336,6 +345,6 @@ struct i8254 *i8254_create(struct bus *bus, struct dev_list *devs, struct irq_li
 	bus_add_port(bus, 0x40, 4, &port_ops, p, "i8254");
 	bus_add_port(bus, 0x61, 1, &p61_ops, p, "port 61h");
 	dev_list_add(devs, &(struct dev_instance){ .name = "i8254", .desc = &i8254_regs_state, .regs = &p->regs, .dev = p,
-						   .reset = reset_cb, .loaded = update_cb, .destroy = destroy_cb });
+						   .reset = reset_cb, .loaded = loaded_cb, .destroy = destroy_cb });
 	return p;
 }

@@ -267,6 +267,12 @@ void cmos_set_memory(struct mc146818 *p, u64 below_4g, u64 above_4g, unsigned nc
 
 static void update_cb(void *p) { rtc_update(p); }
 
+static void loaded_cb(void *dev) /* see i8254.c */
+{
+	struct mc146818 *p = dev;
+	clock_arm(p->bus->clock, &p->timer, bus_now(p->bus));
+}
+
 /* RESET clears the interrupt enables and flags; the battery keeps the rest. */
 static void reset_cb(void *dev)
 {
@@ -300,6 +306,6 @@ struct mc146818 *mc146818_create(struct bus *bus, struct dev_list *devs, struct 
 	rtc_update(p);
 	bus_add_port(bus, 0x70, 2, &ops, p, "mc146818");
 	dev_list_add(devs, &(struct dev_instance){ .name = "mc146818", .desc = &mc146818_regs_state, .regs = &p->regs, .dev = p,
-						   .reset = reset_cb, .loaded = update_cb, .destroy = destroy_cb });
+						   .reset = reset_cb, .loaded = loaded_cb, .destroy = destroy_cb });
 	return p;
 }

@@ -68,7 +68,7 @@ void irq_system_eoi(struct irq_system *s, u8 vector)
 static unsigned deliver_lowest(struct irq_system *s, const struct irq_msg *m, const struct lapic *skip)
 {
 	struct lapic *best = NULL;
-	u32 start = __atomic_fetch_add(&s->regs.lowest_next, 1, __ATOMIC_RELAXED);
+	u32 start = lapic_load(&s->regs.lowest_next);
 	for (unsigned i = 0; i < s->ncpus; i++) {
 		struct lapic *l = s->lapic[(start + i) % s->ncpus];
 		if (l == skip || !lapic_matches(l, m) || !lapic_soft_enabled(l))
@@ -76,6 +76,8 @@ static unsigned deliver_lowest(struct irq_system *s, const struct irq_msg *m, co
 		if (!best || (lapic_load(&l->regs.ppr) >> 4) < (lapic_load(&best->regs.ppr) >> 4))
 			best = l;
 	}
+	if (best)
+		lapic_store(&s->regs.lowest_next, best->cpu->index + 1);
 	return best && lapic_accept(best, IRQ_FIXED, m->vector, m->level);
 }
 
