@@ -173,7 +173,7 @@ static void start_guest(struct cpu *c)
 			   (unsigned long long)c->arch.cr4, (unsigned long long)cpu_rflags(c), (u32)f[VF_ENTRY_INTR_INFO]);
 }
 
-static enum step enter_checked(struct cpu *c, const struct insn *i, bool launch)
+static enum step enter_checked(struct cpu *c, bool launch)
 {
 	struct vmx *v = vmx_of(c);
 	struct vmx_failure fail = { 0 };
@@ -187,7 +187,7 @@ static enum step enter_checked(struct cpu *c, const struct insn *i, bool launch)
 			continue;
 		fail.reason = g == VMX_CHECK_CONTROLS ? VMERR_ENTRY_CONTROLS : VMERR_ENTRY_HOST_STATE;
 		vmx_report_failure(c, &fail, v->s.vmcs_ptr);
-		return vmx_fail(c, i, fail.reason);
+		return vmx_fail(c, fail.reason);
 	}
 	if (!vmx_checks(&k, VMX_CHECK_GUEST, &fail)) {
 		fail.qualification = vmx_check_qualification(fail.check);
@@ -206,18 +206,18 @@ static enum step enter_checked(struct cpu *c, const struct insn *i, bool launch)
 	return STEP_STOP;
 }
 
-enum step vmx_enter(struct cpu *c, const struct insn *i, bool launch)
+enum step vmx_enter(struct cpu *c, bool launch)
 {
 	struct vmx *v = vmx_of(c);
 
 	if (!v->vmcs || (v->vmcs->revision & VMCS_SHADOW))
-		return vmx_fail(c, i, 0);
+		return vmx_fail(c, 0);
 	if (c->arch.shadow & SHADOW_MOVSS)
-		return vmx_fail(c, i, VMERR_ENTRY_MOVSS);
+		return vmx_fail(c, VMERR_ENTRY_MOVSS);
 	bool launched = __atomic_load_n(&v->vmcs->launched, __ATOMIC_RELAXED);
 	if (launch && launched)
-		return vmx_fail(c, i, VMERR_VMLAUNCH_NOT_CLEAR);
+		return vmx_fail(c, VMERR_VMLAUNCH_NOT_CLEAR);
 	if (!launch && !launched)
-		return vmx_fail(c, i, VMERR_VMRESUME_NOT_LAUNCHED);
-	return enter_checked(c, i, launch);
+		return vmx_fail(c, VMERR_VMRESUME_NOT_LAUNCHED);
+	return enter_checked(c, launch);
 }

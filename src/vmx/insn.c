@@ -5,22 +5,15 @@ static void set_arith(struct cpu *c, u64 flags) { c->arch.cc = cpu_flags_to_cc(f
 
 void vmx_succeed(struct cpu *c) { set_arith(c, 0); }
 
-static enum step done(struct cpu *c, const struct insn *i)
-{
-	c->arch.rip += i->len;
-	if (!(c->mode & MODE_L))
-		c->arch.rip = (u32)c->arch.rip;
-	return STEP_STOP;
-}
-
-static enum step succeed(struct cpu *c, const struct insn *i)
+/* The engine goes on with the next instruction of the block. */
+static enum step succeed(struct cpu *c)
 {
 	vmx_succeed(c);
-	return done(c, i);
+	return STEP_END;
 }
 
 /* e 0 asks for VMfailInvalid. In non-root operation (VMCS shadowing) the error goes to the shadow VMCS, see vm_access(). */
-enum step vmx_fail(struct cpu *c, const struct insn *i, enum vmx_error e)
+enum step vmx_fail(struct cpu *c, enum vmx_error e)
 {
 	struct vmx *v = vmx_of(c);
 
@@ -29,12 +22,12 @@ enum step vmx_fail(struct cpu *c, const struct insn *i, enum vmx_error e)
 			   e && v->vmcs ? vmx_error_text(e) : "VMfailInvalid");
 	if (!e || !v->vmcs) {
 		set_arith(c, FLAG_CF);
-		return done(c, i);
+		return STEP_END;
 	}
 	set_arith(c, FLAG_ZF);
 	vmcs_set(v->vmcs, VF_INSN_ERROR, e);
 	vmx_page_written(c, v->vmcs_frame, offsetof(struct vmcs, f[VF_INSN_ERROR]), 8);
-	return done(c, i);
+	return STEP_END;
 }
 
 /* CR0.PE = 0, RFLAGS.VM = 1, or compatibility mode. */
@@ -85,18 +78,18 @@ static enum step vmxon(struct cpu *c, const struct insn *i)
 	if (v->s.on) {
 		if (c->arch.cpl)
 			return cpu_gp(c, 0);
-		return vmx_fail(c, i, VMERR_VMXON_IN_ROOT);
+		return vmx_fail(c, VMERR_VMXON_IN_ROOT);
 	}
 	if (!vmxon_allowed(c))
 		return cpu_gp(c, 0);
 	if (!vmx_read_mem(c, i, &at, 8))
 		return STEP_FAULT;
 	if (bad_address(v, at) || cpu_phys_read(c, at, 4) != VMCS_REVISION)
-		return vmx_fail(c, i, 0);
+		return vmx_fail(c, 0);
 	v->s.on = 1;
 	v->s.vmxon_ptr = at;
 	vmx_set_vmcs(c, VMCS_NONE);
-	return succeed(c, i);
+	return succeed(c);
 }
 
 static enum step vmxoff(struct cpu *c, const struct insn *i)
@@ -108,7 +101,7 @@ static enum step vmxoff(struct cpu *c, const struct insn *i)
 	mmu_flush_all(c);
 	if (c->arch.init_pending) /* INIT signals are unblocked */
 		cpu_pend(c, PEND_INIT);
-	return succeed(c, i);
+	return succeed(c);
 }
 
 /* ---- VMCS pointers ---- */
@@ -121,13 +114,13 @@ static enum step vmclear(struct cpu *c, const struct insn *i)
 	if (!vmx_read_mem(c, i, &at, 8))
 		return STEP_FAULT;
 	if (bad_address(v, at))
-		return vmx_fail(c, i, VMERR_VMCLEAR_ADDRESS);
+		return vmx_fail(c, VMERR_VMCLEAR_ADDRESS);
 	if (at == v->s.vmxon_ptr)
-		return vmx_fail(c, i, VMERR_VMCLEAR_VMXON);
+		return vmx_fail(c, VMERR_VMCLEAR_VMXON);
 	cpu_phys_write(c, at + offsetof(struct vmcs, launched), 4, 0);
 	if (at == v->s.vmcs_ptr)
 		vmx_set_vmcs(c, VMCS_NONE);
-	return succeed(c, i);
+	return succeed(c);
 }
 
 static enum step vmptrld(struct cpu *c, const struct insn *i)
@@ -138,21 +131,21 @@ static enum step vmptrld(struct cpu *c, const struct insn *i)
 	if (!vmx_read_mem(c, i, &at, 8))
 		return STEP_FAULT;
 	if (bad_address(v, at))
-		return vmx_fail(c, i, VMERR_VMPTRLD_ADDRESS);
+		return vmx_fail(c, VMERR_VMPTRLD_ADDRESS);
 	if (at == v->s.vmxon_ptr)
-		return vmx_fail(c, i, VMERR_VMPTRLD_VMXON);
+		return vmx_fail(c, VMERR_VMPTRLD_VMXON);
 	u32 word = cpu_phys_read(c, at, 4);
 	if ((word & 0x7fffffff) != VMCS_REVISION || ((word & VMCS_SHADOW) && !can(v, CTL_PROC2_VMCS_SHADOWING)))
-		return vmx_fail(c, i, VMERR_VMPTRLD_REVISION);
+		return vmx_fail(c, VMERR_VMPTRLD_REVISION);
 	vmx_set_vmcs(c, at);
-	return succeed(c, i);
+	return succeed(c);
 }
 
 static enum step vmptrst(struct cpu *c, const struct insn *i)
 {
 	u64 at = vmx_of(c)->s.vmcs_ptr;
 
-	return vmx_write_mem(c, i, &at, 8) ? succeed(c, i) : STEP_FAULT;
+	return vmx_write_mem(c, i, &at, 8) ? succeed(c) : STEP_FAULT;
 }
 
 /* ---- VMREAD, VMWRITE ---- */
@@ -176,14 +169,14 @@ static struct access accessed_vmcs(struct cpu *c)
 	return a;
 }
 
-static enum step access_fail(struct cpu *c, const struct insn *i, struct access a, enum vmx_error e)
+static enum step access_fail(struct cpu *c, struct access a, enum vmx_error e)
 {
 	set_arith(c, FLAG_ZF);
 	vmcs_set(a.m, VF_INSN_ERROR, e);
 	vmx_page_written(c, a.frame, offsetof(struct vmcs, f[VF_INSN_ERROR]), 8);
 	if (trace_on(TRACE_VMX))
 		trace_line(TRACE_VMX, "cpu%u rip %llx VMfail: %s", c->index, (unsigned long long)c->arch.rip, vmx_error_text(e));
-	return done(c, i);
+	return STEP_END;
 }
 
 /* SDM "VMREAD": in non-root operation an exit unless shadowing is on and the bitmap's bit is 0. */
@@ -222,10 +215,10 @@ static enum step vmread(struct cpu *c, const struct insn *i)
 		return cpu_gp(c, 0);
 	struct access a = accessed_vmcs(c);
 	if (!a.m)
-		return vmx_fail(c, i, 0);
+		return vmx_fail(c, 0);
 	int slot = usable_slot(v, encoding);
 	if (slot < 0)
-		return access_fail(c, i, a, VMERR_UNSUPPORTED_FIELD);
+		return access_fail(c, a, VMERR_UNSUPPORTED_FIELD);
 	u64 value = vmcs_get(a.m, slot) & vmcs_mask(slot);
 	if (encoding & 1)
 		value >>= 32;
@@ -237,7 +230,7 @@ static enum step vmread(struct cpu *c, const struct insn *i)
 		c->arch.gpr[i->dst] = value;
 	else if (!vmx_write_mem(c, i, &value, long_mode(c) ? 8 : 4))
 		return STEP_FAULT;
-	return succeed(c, i);
+	return succeed(c);
 }
 
 static enum step vmwrite(struct cpu *c, const struct insn *i)
@@ -251,7 +244,7 @@ static enum step vmwrite(struct cpu *c, const struct insn *i)
 		return cpu_gp(c, 0);
 	struct access a = accessed_vmcs(c);
 	if (!a.m)
-		return vmx_fail(c, i, 0);
+		return vmx_fail(c, 0);
 	if (!(i->flags & INSN_MEM))
 		value = c->arch.gpr[i->src];
 	else if (!vmx_read_mem(c, i, &value, long_mode(c) ? 8 : 4))
@@ -259,7 +252,7 @@ static enum step vmwrite(struct cpu *c, const struct insn *i)
 	value &= operand_mask(c);
 	int slot = usable_slot(v, encoding);
 	if (slot < 0)
-		return access_fail(c, i, a, VMERR_UNSUPPORTED_FIELD);
+		return access_fail(c, a, VMERR_UNSUPPORTED_FIELD);
 	/* IA32_VMX_MISC[29]: exit-information fields may be written too. */
 	if (encoding & 1)
 		value = (vmcs_get(a.m, slot) & 0xffffffff) | value << 32;
@@ -268,7 +261,7 @@ static enum step vmwrite(struct cpu *c, const struct insn *i)
 	if (trace_on(TRACE_VMX))
 		trace_line(TRACE_VMX, "cpu%u rip %llx VMWRITE %s := %llx", c->index, (unsigned long long)c->arch.rip, vmcs_fields[slot].name,
 			   (unsigned long long)value);
-	return succeed(c, i);
+	return succeed(c);
 }
 
 /* ---- INVEPT, INVVPID ---- */
@@ -279,16 +272,16 @@ static enum step invept(struct cpu *c, const struct insn *i)
 	u64 type = c->arch.gpr[i->dst] & operand_mask(c), desc[2];
 
 	if (type != 1 && type != 2)
-		return vmx_fail(c, i, VMERR_INVALID_OPERAND);
+		return vmx_fail(c, VMERR_INVALID_OPERAND);
 	if (!vmx_read_mem(c, i, desc, 16))
 		return STEP_FAULT;
 	if (type == 1 && !vmx_eptp_ok(v, desc[0]))
-		return vmx_fail(c, i, VMERR_INVALID_OPERAND);
+		return vmx_fail(c, VMERR_INVALID_OPERAND);
 	if (type == 2)
 		mmu_flush_all(c);
 	else
 		vmx_flush_eptp(c, desc[0]);
-	return succeed(c, i);
+	return succeed(c);
 }
 
 static enum step invvpid(struct cpu *c, const struct insn *i)
@@ -296,19 +289,19 @@ static enum step invvpid(struct cpu *c, const struct insn *i)
 	u64 type = c->arch.gpr[i->dst] & operand_mask(c), desc[2];
 
 	if (type > 3)
-		return vmx_fail(c, i, VMERR_INVALID_OPERAND);
+		return vmx_fail(c, VMERR_INVALID_OPERAND);
 	if (!vmx_read_mem(c, i, desc, 16))
 		return STEP_FAULT;
 	u16 vpid = (u16)desc[0];
 	if (desc[0] >> 16 || (type != 2 && !vpid) || (type == 0 && !cpu_canonical(desc[1])))
-		return vmx_fail(c, i, VMERR_INVALID_OPERAND);
+		return vmx_fail(c, VMERR_INVALID_OPERAND);
 	switch (type) {
 	case 0: mmu_invlpg_vpid(c, vpid, gva(desc[1])); break;
 	case 1: mmu_flush_vpid(c, vpid, true); break;
 	case 2: mmu_flush_all(c); break;
 	case 3: mmu_flush_vpid(c, vpid, false); break;
 	}
-	return succeed(c, i);
+	return succeed(c);
 }
 
 /* ---- VMCALL, VMFUNC ---- */
@@ -334,7 +327,10 @@ static enum step vmfunc(struct cpu *c, const struct insn *i)
 	if (!has(v, CTL_PROC2_VPID))
 		mmu_flush_vpid(c, 0, true);
 	mmu_switch(c);
-	return done(c, i);
+	c->arch.rip += i->len; /* leave the block: what follows may be another page now */
+	if (!(c->mode & MODE_L))
+		c->arch.rip = (u32)c->arch.rip;
+	return STEP_STOP;
 }
 
 static enum step vmcall(struct cpu *c, const struct insn *i)
@@ -343,11 +339,11 @@ static enum step vmcall(struct cpu *c, const struct insn *i)
 		return do_exit(c, i, EXIT_VMCALL, 0, 0);
 	if (wrong_mode(c))
 		return cpu_ud(c);
-	return c->arch.cpl ? cpu_gp(c, 0) : vmx_fail(c, i, VMERR_VMCALL_IN_ROOT);
+	return c->arch.cpl ? cpu_gp(c, 0) : vmx_fail(c, VMERR_VMCALL_IN_ROOT);
 }
 
-static enum step vmlaunch(struct cpu *c, const struct insn *i) { return vmx_enter(c, i, true); }
-static enum step vmresume(struct cpu *c, const struct insn *i) { return vmx_enter(c, i, false); }
+static enum step vmlaunch(struct cpu *c, const struct insn *i) { return vmx_enter(c, true); }
+static enum step vmresume(struct cpu *c, const struct insn *i) { return vmx_enter(c, false); }
 
 /* Instructions of the usual shape: #UD outside VMX operation or in the wrong mode, VM exit in non-root operation, #GP above CPL 0, then the work. */
 enum shape { SHAPE_PLAIN, SHAPE_MEM, SHAPE_MEM_REG };

@@ -198,7 +198,7 @@ bool vmx_write_mem(struct cpu *c, const struct insn *i, const void *from, unsign
 /* ---- insn.c ---- */
 enum step vmx_insn(struct cpu *c, const struct insn *i);
 void vmx_succeed(struct cpu *c);
-enum step vmx_fail(struct cpu *c, const struct insn *i, enum vmx_error e); /* VMfailValid, or VMfailInvalid without a VMCS; next instruction */
+enum step vmx_fail(struct cpu *c, enum vmx_error e); /* VMfailValid, or VMfailInvalid without a VMCS or error */
 
 /* ---- check.c ---- */
 struct check_ctx {
@@ -220,7 +220,7 @@ u64 vmx_check_qualification(enum vmx_check row);
 void vmx_report_failure(struct cpu *c, struct vmx_failure *fail, u64 vmcs);
 
 /* ---- entry.c, exit.c, msrlist.c ---- */
-enum step vmx_enter(struct cpu *c, const struct insn *i, bool launch);
+enum step vmx_enter(struct cpu *c, bool launch);
 void vmx_bind_guest(struct cpu *c);  /* derive the guest-mode caches from v->f */
 void vmx_exit(struct cpu *c, u32 reason, u64 qualification);   /* complete VM exit; v->x says the rest */
 void vmx_exit_insn(struct cpu *c, u32 reason, u64 qualification, const struct insn *i, u32 info);
