@@ -403,8 +403,13 @@ static void on_sigfpe(int sig, siginfo_t *info, void *context)
 		guard.rsp = 0;
 		return;
 	}
-	/* Not ours: whatever was there before. */
-	sigaction(SIGFPE, &sigfpe_before, NULL);
+	/* Not ours: whoever was there before, or the default, which the instruction meets when it is tried again. */
+	if (sigfpe_before.sa_flags & SA_SIGINFO)
+		sigfpe_before.sa_sigaction(sig, info, context);
+	else if (sigfpe_before.sa_handler != SIG_DFL && sigfpe_before.sa_handler != SIG_IGN)
+		sigfpe_before.sa_handler(sig);
+	else
+		signal(SIGFPE, SIG_DFL);
 }
 
 int vec_guard_init(void)

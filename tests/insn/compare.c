@@ -1,0 +1,139 @@
+/* Outcomes side by side. */
+#include "oracle.h"
+
+#include <stdio.h>
+
+#define RF BIT(16)
+
+static u64 undefined_flags(const struct ocase *k)
+{
+	return k->zi.cpu_flags ? k->zi.cpu_flags->undefined : 0;
+}
+
+/* What the manual leaves open, made equal on both sides. */
+static void normalise(const struct ocase *k, struct ostate *n, struct ostate *g)
+{
+	u64 ignore = RF;
+
+	if (n->vector == VECTOR_NONE)
+		ignore |= undefined_flags(k);
+	n->rflags &= ~ignore;
+	g->rflags &= ~ignore;
+	/* The host kernel hides which of its own pages exist. */
+	if (n->vector == 14 && n->cr2 >> 63)
+		n->error &= ~1u, g->error &= ~1u;
+	store_le(n->fp.fx + 28, 0, 4);
+	store_le(g->fp.fx + 28, 0, 4);
+	memset(n->fp.fx + 416, 0, 96);
+	memset(g->fp.fx + 416, 0, 96);
+}
+
+bool same_outcome(const struct ocase *k, struct ostate *n, struct ostate *g, u8 *nmem, u8 *gmem)
+{
+	normalise(k, n, g);
+	return n->vector == g->vector && n->error == g->error && n->cr2 == g->cr2 && n->rip == g->rip && n->rflags == g->rflags &&
+	       !memcmp(n->gpr, g->gpr, sizeof(n->gpr)) && !memcmp(n->fp.fx, g->fp.fx, 512) && !memcmp(n->fp.ymmh, g->fp.ymmh, 256) &&
+	       !memcmp(nmem, gmem, O_DATA_SIZE);
+}
+
+static void print_u64(const char *what, u64 in, u64 n, u64 g)
+{
+	printf("  %c %-8s %016llx  %016llx  %016llx\n", n == g ? ' ' : '*', what, (unsigned long long)in, (unsigned long long)n, (unsigned long long)g);
+}
+
+static void print_hex(const u8 *p, unsigned n)
+{
+	while (n--)
+		printf("%02x", p[n]);
+}
+
+static void print_bytes(const char *what, unsigned index, const u8 *in, const u8 *n, const u8 *g, unsigned size)
+{
+	printf("  %c %s%-2u ", memcmp(n, g, size) ? '*' : ' ', what, index);
+	print_hex(in, size);
+	printf("\n    host   ");
+	print_hex(n, size);
+	printf("\n    guest  ");
+	print_hex(g, size);
+	printf("\n");
+}
+
+static bool involved(const struct ocase *k, ZydisRegisterClass a, ZydisRegisterClass b, unsigned id)
+{
+	for (unsigned n = 0; n < k->zi.operand_count; n++)
+		if (k->op[n].type == ZYDIS_OPERAND_TYPE_REGISTER) {
+			ZydisRegisterClass c = ZydisRegisterGetClass(k->op[n].reg.value);
+
+			if ((c == a || c == b) && (unsigned)ZydisRegisterGetId(k->op[n].reg.value) == id)
+				return true;
+		}
+	return false;
+}
+
+static void print_fp(const struct ocase *k, const struct ostate *n, const struct ostate *g)
+{
+	static const struct { const char *name; u8 at, size; } words[] = {
+		{ "FCW", 0, 2 }, { "FSW", 2, 2 }, { "FTW", 4, 2 }, { "FOP", 6, 2 }, { "FIP", 8, 8 }, { "FDP", 16, 8 }, { "MXCSR", 24, 4 },
+	};
+
+	for (unsigned w = 0; w < array_len(words); w++) {
+		u64 i = load_le(k->in.fp.fx + words[w].at, words[w].size), a = load_le(n->fp.fx + words[w].at, words[w].size);
+		u64 b = load_le(g->fp.fx + words[w].at, words[w].size);
+
+		if (a != b || (w < 3 ? k->cls == O_X87 || k->cls == O_MMX : w == 6))
+			print_u64(words[w].name, i, a, b);
+	}
+	for (unsigned r = 0; r < 8; r++)
+		if (memcmp(n->fp.fx + 32 + 16 * r, g->fp.fx + 32 + 16 * r, 16) || k->cls == O_X87)
+			print_bytes("ST", r, k->in.fp.fx + 32 + 16 * r, n->fp.fx + 32 + 16 * r, g->fp.fx + 32 + 16 * r, 10);
+	for (unsigned r = 0; r < 16; r++) {
+		unsigned x = 160 + 16 * r, y = 16 * r;
+
+		if (memcmp(n->fp.fx + x, g->fp.fx + x, 16) || involved(k, ZYDIS_REGCLASS_XMM, ZYDIS_REGCLASS_YMM, r))
+			print_bytes("XMM", r, k->in.fp.fx + x, n->fp.fx + x, g->fp.fx + x, 16);
+		if (memcmp(n->fp.ymmh + y, g->fp.ymmh + y, 16) || involved(k, ZYDIS_REGCLASS_YMM, ZYDIS_REGCLASS_YMM, r))
+			print_bytes("YMMH", r, k->in.fp.ymmh + y, n->fp.ymmh + y, g->fp.ymmh + y, 16);
+	}
+}
+
+static void print_memory(const struct ocase *k, const u8 *nmem, const u8 *gmem)
+{
+	unsigned shown = 0;
+
+	for (unsigned at = 0; at < O_DATA_SIZE && shown < 12; at += 16)
+		if (memcmp(nmem + at, gmem + at, 16)) {
+			printf("  * memory %#llx\n", (unsigned long long)(O_DATA + at));
+			print_bytes("m", at & 0xfff, k->mem + at, nmem + at, gmem + at, 16);
+			shown++;
+		}
+}
+
+static void print_end(const char *who, const struct ostate *s)
+{
+	if (s->vector == VECTOR_NONE)
+		printf("  %s: completed at %#llx\n", who, (unsigned long long)s->rip);
+	else
+		printf("  %s: exception %u error %#x cr2 %#llx at %#llx\n", who, s->vector, s->error, (unsigned long long)s->cr2, (unsigned long long)s->rip);
+}
+
+void print_case(const struct ocase *k, const struct ostate *n, const struct ostate *g, const u8 *nmem, const u8 *gmem)
+{
+	static const char names[16][4] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15" };
+	ZydisFormatter f;
+	char text[128] = "?";
+
+	ZydisFormatterInit(&f, ZYDIS_FORMATTER_STYLE_INTEL);
+	ZydisFormatterFormatInstruction(&f, &k->zi, k->op, k->zi.operand_count_visible, text, sizeof(text), k->at, NULL);
+	printf("seed %#llx class %s: %s   [", (unsigned long long)k->seed, oclass_names[k->cls], text);
+	for (unsigned b = 0; b < k->len; b++)
+		printf("%s%02x", b ? " " : "", k->code[b]);
+	printf("] at %#llx\n", (unsigned long long)k->at);
+	print_end("host ", n);
+	print_end("guest", g);
+	printf("             before            host              guest\n");
+	for (unsigned r = 0; r < 16; r++)
+		print_u64(names[r], k->in.gpr[r], n->gpr[r], g->gpr[r]);
+	print_u64("rflags", k->in.rflags, n->rflags, g->rflags);
+	print_fp(k, n, g);
+	print_memory(k, nmem, gmem);
+}

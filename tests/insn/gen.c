@@ -1,0 +1,320 @@
+/* Instructions: every opcode that decodes and belongs to a tested class becomes a template; a case is a random template with
+ * random registers, addressing, prefixes and immediates. */
+#include "oracle.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+const char *const oclass_names[O_CLASSES] = { "int", "branch", "string", "bmi", "x87", "mmx", "sse", "avx", "avx2", "fma", "crypto", "xsave" };
+
+struct template {
+	u16 mnemonic;
+	u8 cls;
+	u8 vex, prefix, map, opcode, w, l;
+	u8 modrm;  /* 0 none, 1 memory, 3 register */
+	i8 reg, rm; /* fixed fields, -1 free */
+};
+
+static struct template *templates;
+static unsigned ntemplates, cap;
+static unsigned *groups[O_CLASSES]; /* first template of each mnemonic, plus the end */
+static unsigned ngroups[O_CLASSES];
+static u32 classes;
+static ZydisDecoder decoder;
+
+static const struct { u16 set; u8 cls; } set_classes[] = {
+	{ ZYDIS_ISA_SET_I86, O_INT }, { ZYDIS_ISA_SET_I186, O_INT }, { ZYDIS_ISA_SET_I386, O_INT }, { ZYDIS_ISA_SET_I486REAL, O_INT },
+	{ ZYDIS_ISA_SET_PENTIUMREAL, O_INT }, { ZYDIS_ISA_SET_LONGMODE, O_INT }, { ZYDIS_ISA_SET_CMOV, O_INT },
+	{ ZYDIS_ISA_SET_CMPXCHG16B, O_INT }, { ZYDIS_ISA_SET_FAT_NOP, O_INT }, { ZYDIS_ISA_SET_LAHF, O_INT }, { ZYDIS_ISA_SET_PREFETCH_NOP, O_INT },
+	{ ZYDIS_ISA_SET_SSE_PREFETCH, O_INT }, { ZYDIS_ISA_SET_PAUSE, O_INT }, { ZYDIS_ISA_SET_POPCNT, O_BMI }, { ZYDIS_ISA_SET_BMI1, O_BMI },
+	{ ZYDIS_ISA_SET_BMI2, O_BMI }, { ZYDIS_ISA_SET_LZCNT, O_BMI }, { ZYDIS_ISA_SET_ADOX_ADCX, O_BMI }, { ZYDIS_ISA_SET_MOVBE, O_BMI },
+	{ ZYDIS_ISA_SET_X87, O_X87 }, { ZYDIS_ISA_SET_FCMOV, O_X87 }, { ZYDIS_ISA_SET_SSE3X87, O_X87 }, { ZYDIS_ISA_SET_PENTIUMMMX, O_MMX },
+	{ ZYDIS_ISA_SET_SSE2MMX, O_MMX }, { ZYDIS_ISA_SET_SSSE3MMX, O_MMX }, { ZYDIS_ISA_SET_SSE, O_SSE }, { ZYDIS_ISA_SET_SSE2, O_SSE },
+	{ ZYDIS_ISA_SET_SSE3, O_SSE }, { ZYDIS_ISA_SET_SSSE3, O_SSE }, { ZYDIS_ISA_SET_SSE4, O_SSE }, { ZYDIS_ISA_SET_SSE42, O_SSE },
+	{ ZYDIS_ISA_SET_SSEMXCSR, O_SSE }, { ZYDIS_ISA_SET_AVX, O_AVX }, { ZYDIS_ISA_SET_F16C, O_AVX }, { ZYDIS_ISA_SET_AVX2, O_AVX2 },
+	{ ZYDIS_ISA_SET_AVX2GATHER, O_AVX2 }, { ZYDIS_ISA_SET_FMA, O_FMA }, { ZYDIS_ISA_SET_AES, O_CRYPTO }, { ZYDIS_ISA_SET_AVXAES, O_CRYPTO },
+	{ ZYDIS_ISA_SET_PCLMULQDQ, O_CRYPTO }, { ZYDIS_ISA_SET_SHA, O_CRYPTO }, { ZYDIS_ISA_SET_FXSAVE, O_XSAVE }, { ZYDIS_ISA_SET_FXSAVE64, O_XSAVE },
+	{ ZYDIS_ISA_SET_XSAVE, O_XSAVE }, { ZYDIS_ISA_SET_XSAVEC, O_XSAVE }, { ZYDIS_ISA_SET_XSAVEOPT, O_XSAVE }, { ZYDIS_ISA_SET_XSAVES, O_XSAVE },
+	{ ZYDIS_ISA_SET_PPRO, O_X87 },
+};
+
+/* Not comparable: they talk to the operating system, or tell machines apart. */
+static bool denied(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *op)
+{
+	switch ((int)zi->meta.category) {
+	case ZYDIS_CATEGORY_SYSTEM: case ZYDIS_CATEGORY_SYSCALL: case ZYDIS_CATEGORY_SYSRET: case ZYDIS_CATEGORY_INTERRUPT:
+	case ZYDIS_CATEGORY_IO: case ZYDIS_CATEGORY_IOSTRINGOP: case ZYDIS_CATEGORY_SEGOP: case ZYDIS_CATEGORY_RDWRFSGS: case ZYDIS_CATEGORY_SMAP:
+		return true;
+	}
+	switch ((int)zi->mnemonic) {
+	case ZYDIS_MNEMONIC_CPUID: case ZYDIS_MNEMONIC_RDTSC: case ZYDIS_MNEMONIC_RDPMC: case ZYDIS_MNEMONIC_XGETBV: case ZYDIS_MNEMONIC_XSETBV:
+	case ZYDIS_MNEMONIC_IRET: case ZYDIS_MNEMONIC_IRETD: case ZYDIS_MNEMONIC_IRETQ: case ZYDIS_MNEMONIC_POPF: case ZYDIS_MNEMONIC_POPFQ:
+	case ZYDIS_MNEMONIC_PAUSE: case ZYDIS_MNEMONIC_SMSW: case ZYDIS_MNEMONIC_STR: case ZYDIS_MNEMONIC_SLDT:
+		return true;
+	case ZYDIS_MNEMONIC_VPCLMULQDQ: break;
+	}
+	if (zi->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || (zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && zi->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX))
+		return true;
+	for (unsigned k = 0; k < zi->operand_count; k++) {
+		if (op[k].type != ZYDIS_OPERAND_TYPE_REGISTER)
+			continue;
+		switch ((int)ZydisRegisterGetClass(op[k].reg.value)) {
+		case ZYDIS_REGCLASS_SEGMENT: case ZYDIS_REGCLASS_CONTROL: case ZYDIS_REGCLASS_DEBUG: case ZYDIS_REGCLASS_TEST: case ZYDIS_REGCLASS_MASK:
+		case ZYDIS_REGCLASS_BOUND: case ZYDIS_REGCLASS_TMM: case ZYDIS_REGCLASS_ZMM:
+			/* The XSAVE family's hidden XCR0 is none of these. */
+			if (op[k].visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT)
+				return true;
+		}
+	}
+	return false;
+}
+
+static int class_of(const ZydisDecodedInstruction *zi)
+{
+	for (unsigned k = 0; k < array_len(set_classes); k++)
+		if (set_classes[k].set == zi->meta.isa_set) {
+			if (set_classes[k].cls != O_INT)
+				return set_classes[k].cls;
+			if (zi->meta.category == ZYDIS_CATEGORY_STRINGOP)
+				return O_STRING;
+			return zi->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE ? O_BRANCH : O_INT;
+		}
+	return -1;
+}
+
+static bool decode(const u8 *b, ZydisDecodedInstruction *zi, ZydisDecodedOperand *op)
+{
+	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, b, 15, zi, op));
+}
+
+/* ---- encoding ---- */
+struct bits { u8 r, x, b, vvvv; bool c5; };
+
+static unsigned encode_head(u8 *to, const struct template *t, struct bits e, bool force_rex)
+{
+	u8 *p = to;
+	u8 pp = t->prefix == 0x66 ? 1 : t->prefix == 0xf3 ? 2 : t->prefix == 0xf2 ? 3 : 0;
+
+	if (t->vex) {
+		if (e.c5 && t->map == 1 && !t->w && !e.x && !e.b) {
+			*p++ = 0xc5;
+			*p++ = (u8)((e.r ? 0 : 0x80) | (~e.vvvv & 15) << 3 | t->l << 2 | pp);
+		} else {
+			*p++ = 0xc4;
+			*p++ = (u8)((e.r ? 0 : 0x80) | (e.x ? 0 : 0x40) | (e.b ? 0 : 0x20) | t->map);
+			*p++ = (u8)(t->w << 7 | (~e.vvvv & 15) << 3 | t->l << 2 | pp);
+		}
+	} else {
+		if (t->prefix)
+			*p++ = t->prefix;
+		if (t->w || e.r || e.x || e.b || force_rex)
+			*p++ = (u8)(0x40 | t->w << 3 | e.r << 2 | e.x << 1 | e.b);
+		if (t->map)
+			*p++ = 0x0f;
+		if (t->map > 1)
+			*p++ = t->map == 2 ? 0x38 : 0x3a;
+	}
+	*p++ = t->opcode;
+	return (unsigned)(p - to);
+}
+
+/* ---- the table ---- */
+static void add(const struct template *t)
+{
+	if (ntemplates == cap) {
+		cap = cap ? 2 * cap : 4096;
+		templates = realloc(templates, cap * sizeof(*templates));
+	}
+	templates[ntemplates++] = *t;
+}
+
+struct filter { u32 only; bool (*shown)(ZydisISASet); const char *mnemonic; };
+
+/* Mnemonic if the template with these fields is wanted, else 0. */
+static unsigned probe(struct template *t, const struct filter *f, unsigned reg, unsigned rm)
+{
+	ZydisDecodedInstruction zi;
+	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+	u8 b[16] = { 0 };
+	int cls;
+	/* VSIB needs a SIB byte: rm = 4. vvvv = 3: not equal to any other register. */
+	for (unsigned v = 0; v < 3; v++) {
+		unsigned n = encode_head(b, t, (struct bits){ .vvvv = v == 1 ? 3 : v == 2 ? 3 : 0 }, false);
+
+		b[n] = (u8)((t->modrm == 3 ? 0xc0 : 0x40) | reg << 3 | (v == 2 && t->modrm == 1 ? 4 : rm));
+		b[n + 1] = 0x11;
+		if (!decode(b, &zi, op) || denied(&zi, op) || (cls = class_of(&zi)) < 0 || !(f->only & bit(cls)) || !f->shown(zi.meta.isa_set))
+			continue;
+		if (f->mnemonic && strcasecmp(f->mnemonic, ZydisMnemonicGetString(zi.mnemonic)))
+			continue;
+		if (t->prefix == 0x66 && cls == O_BRANCH)
+			continue; /* vendors differ */
+		if (!(zi.attributes & ZYDIS_ATTRIB_HAS_MODRM)) {
+			if (reg || rm != 1 || t->modrm == 3)
+				continue;
+			t->modrm = 0;
+		}
+		t->cls = (u8)cls;
+		return zi.mnemonic;
+	}
+	return 0;
+}
+
+static void add_opcode(struct template t, const struct filter *f)
+{
+	bool x87 = !t.vex && !t.map && t.opcode >= 0xd8 && t.opcode <= 0xdf && t.modrm == 3;
+	unsigned m[8], same = 0;
+
+	for (unsigned reg = 0; reg < 8; reg++) {
+		struct template q = t;
+
+		for (unsigned rm = 0; x87 && rm < 8; rm++) {
+			q.reg = (i8)reg;
+			q.rm = (i8)rm;
+			if ((q.mnemonic = (u16)probe(&q, f, reg, rm)))
+				add(&q);
+		}
+		m[reg] = x87 ? 0 : probe(&q, f, reg, 1);
+		if (m[reg] && !q.modrm) {
+			q.mnemonic = (u16)m[reg];
+			add(&q);
+			return;
+		}
+		same += m[reg] && m[reg] == m[0];
+	}
+	for (unsigned reg = 0; reg < 8; reg++) {
+		struct template q = t;
+
+		if (!m[reg] || (same == 8 && reg))
+			continue;
+		q.reg = same == 8 ? -1 : (i8)reg;
+		q.mnemonic = (u16)probe(&q, f, reg, 1);
+		add(&q);
+	}
+}
+
+static int by_class_and_mnemonic(const void *a, const void *b)
+{
+	const struct template *x = a, *y = b;
+
+	return x->cls != y->cls ? x->cls - y->cls : x->mnemonic - y->mnemonic;
+}
+
+static void make_groups(void)
+{
+	qsort(templates, ntemplates, sizeof(*templates), by_class_and_mnemonic);
+	for (unsigned c = 0; c < O_CLASSES; c++)
+		groups[c] = calloc(ntemplates + 1, sizeof(unsigned));
+	for (unsigned k = 0; k < ntemplates; k++) {
+		struct template *t = &templates[k];
+
+		if (!k || t[-1].mnemonic != t->mnemonic || t[-1].cls != t->cls)
+			groups[t->cls][ngroups[t->cls]++] = k;
+		groups[t->cls][ngroups[t->cls]] = k + 1;
+	}
+	for (unsigned c = 0; c < O_CLASSES; c++)
+		classes |= ngroups[c] ? 1u << c : 0;
+}
+
+void gen_init(u32 only, bool (*shown)(ZydisISASet set), const char *mnemonic)
+{
+	static const u8 prefixes[4] = { 0, 0x66, 0xf3, 0xf2 };
+	struct filter f = { only, shown, mnemonic };
+
+	ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	for (unsigned n = 0; n < 2 * 4 * 4 * 256 * 2 * 2 * 2; n++) {
+		struct template t = { .vex = n & 1, .prefix = prefixes[n >> 1 & 3], .map = n >> 3 & 3, .opcode = (u8)(n >> 5), .w = n >> 13 & 1,
+		                      .l = n >> 14 & 1, .modrm = n >> 15 & 1 ? 3 : 1, .reg = -1, .rm = -1 };
+
+		if (t.vex ? !t.map : t.l || (!t.map && (t.opcode & 0xf0) == 0x40))
+			continue;
+		add_opcode(t, &f);
+	}
+	make_groups();
+}
+
+unsigned gen_templates(enum oclass cls)
+{
+	unsigned n = 0;
+
+	for (unsigned k = 0; k < ntemplates; k++)
+		n += templates[k].cls == cls;
+	return n;
+}
+
+/* ---- a case ---- */
+static const struct template *pick(void)
+{
+	unsigned c, g;
+
+	do
+		c = (unsigned)rnd_below(O_CLASSES);
+	while (!(classes >> c & 1));
+	g = (unsigned)rnd_below(ngroups[c]);
+	return &templates[groups[c][g] + rnd_below(groups[c][g + 1] - groups[c][g])];
+}
+
+static void encode(struct ocase *k, const struct template *t)
+{
+	static const u8 segs[8] = { 0x65, 0x65, 0x65, 0x2e, 0x36, 0x3e, 0x26, 0x65 };
+	struct bits e = { .r = rnd() & 1, .x = t->modrm == 1 ? rnd() & 1 : 0, .b = rnd() & 1, .vvvv = (u8)(rnd() & 15), .c5 = rnd() & 1 };
+	u8 *p = k->code;
+	unsigned mod = t->modrm == 3 ? 3 : (unsigned)rnd_below(3);
+
+	if (t->modrm != 3 && rnd_chance(8))
+		*p++ = segs[rnd_below(8)];
+	if (t->modrm != 3 && rnd_chance(8))
+		*p++ = 0x67;
+	if (t->modrm == 1 && t->cls == O_INT && rnd_chance(12))
+		*p++ = 0xf0;
+	if (t->cls == O_X87 || t->cls == O_MMX)
+		e.r = e.b = t->modrm == 1 ? e.b : 0;
+	if (rnd_chance(30))
+		e.vvvv = 0; /* what instructions without that operand want */
+	p += encode_head(p, t, e, rnd_chance(15));
+	for (u8 *q = p; q < k->code + sizeof(k->code); q++)
+		*q = (u8)rnd();
+	if (t->modrm)
+		*p = (u8)(mod << 6 | (t->reg >= 0 ? (u64)t->reg : rnd() & 7) << 3 | (t->rm >= 0 ? (u64)t->rm : rnd() & 7));
+}
+
+/* Rewrites a field of the instruction in place and decodes it again. */
+static void patch(struct ocase *k, unsigned offset, unsigned bits_, u64 v)
+{
+	memcpy(k->code + offset, &v, bits_ / 8);
+	decode(k->code, &k->zi, k->op);
+}
+
+/* A taken relative branch goes to O_PAD_B. */
+static void aim_branch(struct ocase *k)
+{
+	i64 near = rnd() & 1 ? (i64)(16 + rnd_below(100)) : -(i64)(40 + rnd_below(80));
+
+	if (!k->zi.raw.imm[0].is_relative)
+		return;
+	if (k->zi.raw.imm[0].size == 8)
+		k->at = O_PAD_B - (u64)near - k->len;
+	patch(k, k->zi.raw.imm[0].offset, k->zi.raw.imm[0].size, O_PAD_B - k->at - k->len);
+}
+
+void gen_case(struct ocase *k)
+{
+	const struct template *t;
+	int cls;
+
+	rnd_seed(k->seed);
+	do {
+		t = pick();
+		encode(k, t);
+		cls = -1;
+		if (!decode(k->code, &k->zi, k->op) || k->zi.mnemonic != t->mnemonic || denied(&k->zi, k->op))
+			continue;
+		cls = class_of(&k->zi);
+	} while (cls != t->cls);
+	k->cls = t->cls;
+	k->len = k->zi.length;
+	k->at = O_CODE + rnd_below(0xe00);
+	aim_branch(k);
+	gen_state(k);
+	memset(k->code + k->len, 0, sizeof(k->code) - k->len);
+}

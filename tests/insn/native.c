@@ -1,0 +1,174 @@
+/* The host's CPU as a test subject: loads the whole state, runs the one instruction, catches its exception. */
+#include "oracle.h"
+
+#include <asm/prctl.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+/* Used by the assembler code below. */
+struct native_slots {
+	u64 gpr[16]; /* in, then out */
+	u64 rflags, host_rsp, entry, pad_b;
+	u32 mxcsr, pad;
+} native_slots __attribute__((visibility("hidden")));
+struct oxsave native_fp __attribute__((visibility("hidden")));
+void native_enter(void);
+extern const char native_exit_a[], native_exit_b[], native_exit_fault[];
+
+#define STR_(x) #x
+#define STR(x) STR_(x)
+#define LOAD(n, r) "	mov native_slots+8*" #n "(%rip), %" #r "\n"
+#define STORE(n, r) "	mov %" #r ", native_slots+8*" #n "(%rip)\n"
+#define GPRS(X) X(0, rax) X(1, rcx) X(2, rdx) X(3, rbx) X(5, rbp) X(6, rsi) X(7, rdi) X(8, r8) X(9, r9) X(10, r10) X(11, r11) X(12, r12) \
+	X(13, r13) X(14, r14) X(15, r15)
+
+__asm__(".text\n"
+	"native_enter:\n"
+	"	push %rbx\n	push %rbp\n	push %r12\n	push %r13\n	push %r14\n	push %r15\n"
+	"	mov %rsp, native_slots+8*17(%rip)\n"
+	"	mov $7, %eax\n"
+	"	xor %edx, %edx\n"
+	"	lea native_fp(%rip), %rcx\n"
+	"	xrstor64 (%rcx)\n"
+	"	pushq native_slots+8*16(%rip)\n"
+	"	popfq\n"
+	GPRS(LOAD) LOAD(4, rsp)
+	"	jmp *native_slots+8*18(%rip)\n"
+	"native_exit_b:\n"
+	"	movq $1, native_slots+8*19(%rip)\n"
+	"native_exit_a:\n"
+	GPRS(STORE) STORE(4, rsp)
+	"	mov native_slots+8*17(%rip), %rsp\n"
+	"	pushfq\n"
+	"	popq native_slots+8*16(%rip)\n"
+	"	mov $7, %eax\n"
+	"	xor %edx, %edx\n"
+	"	lea native_fp(%rip), %rcx\n"
+	"	xsave64 (%rcx)\n"
+	"native_exit_fault:\n"
+	"	mov native_slots+8*17(%rip), %rsp\n"
+	"	pushq $0x202\n"
+	"	popfq\n"
+	"	fninit\n"
+	"	ldmxcsr native_slots+8*20(%rip)\n"
+	"	vzeroupper\n"
+	"	pop %r15\n	pop %r14\n	pop %r13\n	pop %r12\n	pop %rbp\n	pop %rbx\n"
+	"	ret\n");
+
+static struct ostate *result; /* of the run under way */
+static volatile bool running;
+
+static void take_fp(struct oxsave *to, const u8 *from)
+{
+	u64 bv = 7;
+
+	if (load_le(from + 464, 4) == 0x46505853) /* FP_XSTATE_MAGIC1 */
+		bv = load_le(from + 512, 8);
+	memset(to, 0, sizeof(*to));
+	memcpy(to->fx, from, 416);
+	if (!(bv & 1)) {
+		memset(to->fx, 0, 24);
+		memset(to->fx + 32, 0, 128);
+		store_le(to->fx, 0x37f, 2);
+	}
+	if (!(bv & 2))
+		memset(to->fx + 160, 0, 256);
+	if (bv & 4)
+		memcpy(to->ymmh, from + 576, 256);
+}
+
+static void on_signal(int sig, siginfo_t *info, void *context)
+{
+	static const u8 order[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
+	                              REG_R8, REG_R9, REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15 };
+	ucontext_t *uc = context;
+	greg_t *g = uc->uc_mcontext.gregs;
+
+	if (!running) {
+		signal(sig, SIG_DFL);
+		return;
+	}
+	for (unsigned k = 0; k < 16; k++)
+		result->gpr[k] = (u64)g[order[k]];
+	result->rip = (u64)g[REG_RIP];
+	result->rflags = (u64)g[REG_EFL];
+	result->vector = (u32)g[REG_TRAPNO];
+	result->error = (u32)g[REG_ERR];
+	result->cr2 = result->vector == 14 ? (u64)g[REG_CR2] : 0;
+	take_fp(&result->fp, (const u8 *)uc->uc_mcontext.fpregs);
+	g[REG_RIP] = (greg_t)native_exit_fault;
+	running = false;
+}
+
+static void *map_at(u64 at, u64 size, int prot)
+{
+	void *p = mmap((void *)at, size, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | MAP_POPULATE, -1, 0);
+
+	if (p != (void *)at) {
+		fprintf(stderr, "oracle: cannot map %#llx: %s\n", (unsigned long long)at, strerror(errno));
+		exit(2);
+	}
+	return p;
+}
+
+static void put_jump(u8 *at, const void *to)
+{
+	static const u8 jmp[6] = { 0xff, 0x25 };
+
+	memcpy(at, jmp, 6);
+	memcpy(at + 6, &to, 8);
+}
+
+int native_init(void)
+{
+	static const int signals[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP };
+	struct sigaction sa = { .sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
+	stack_t stack = { .ss_sp = malloc(256 * KiB), .ss_size = 256 * KiB };
+
+	map_at(O_DATA, O_DATA_SIZE, PROT_READ | PROT_WRITE);
+	memset((void *)O_DATA, 0, O_DATA_SIZE);
+	map_at(O_RO, 4096, PROT_READ | PROT_WRITE);
+	for (unsigned k = 0; k < 4096; k++)
+		((u8 *)O_RO)[k] = (u8)(k * 7 + 1);
+	mprotect((void *)O_RO, 4096, PROT_READ);
+	map_at(O_CODE, 4096, PROT_READ | PROT_WRITE | PROT_EXEC);
+	put_jump((u8 *)O_PAD_B, native_exit_b);
+	native_slots.mxcsr = 0x1f80;
+	if (sigaltstack(&stack, NULL) < 0)
+		return -errno;
+	for (unsigned k = 0; k < array_len(signals); k++)
+		sigaction(signals[k], &sa, NULL);
+	return syscall(SYS_arch_prctl, ARCH_SET_GS, O_GS_BASE) < 0 ? -errno : 0;
+}
+
+void native_run(const struct ocase *k, struct ostate *out, u8 mem[O_DATA_SIZE])
+{
+	memcpy((void *)O_DATA, k->mem, O_DATA_SIZE);
+	memcpy((void *)k->at, k->code, k->len);
+	put_jump((u8 *)k->at + k->len, native_exit_a);
+	memcpy(native_slots.gpr, k->in.gpr, sizeof(k->in.gpr));
+	native_slots.rflags = k->in.rflags;
+	native_slots.entry = k->at;
+	native_slots.pad_b = 0;
+	native_fp = k->in.fp;
+	memset(out, 0, sizeof(*out));
+	out->vector = VECTOR_NONE;
+	result = out;
+	running = true;
+	native_enter();
+	if (out->vector == VECTOR_NONE) {
+		memcpy(out->gpr, native_slots.gpr, sizeof(out->gpr));
+		out->rflags = native_slots.rflags;
+		out->pad_b = (u8)native_slots.pad_b;
+		out->rip = out->pad_b ? O_PAD_B : k->at + k->len;
+		out->fp = native_fp;
+	}
+	running = false;
+	memcpy(mem, (void *)O_DATA, O_DATA_SIZE);
+}

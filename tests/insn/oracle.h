@@ -1,0 +1,79 @@
+/* The silicon oracle: random unprivileged instructions run on the host's CPU and on a bare vCPU, and everything that
+ * software can see afterwards is compared. One case = one instruction with registers, flags, FPU state and memory. */
+#ifndef NB_TEST_ORACLE_H
+#define NB_TEST_ORACLE_H
+
+#include "base/base.h"
+#include <Zydis/Zydis.h>
+
+/* Linear addresses, the same on the host and in the guest, below 4 GiB so that 32-bit addressing reaches them. */
+#define O_BASE 0x20000000ull
+#define O_DATA (O_BASE + 0x1000) /* two pages read-write; nothing before and after */
+#define O_DATA_SIZE 0x2000u
+#define O_RO (O_BASE + 0x4000)   /* a read-only page */
+#define O_CODE (O_BASE + 0x10000)
+#define O_PAD_B (O_CODE + 0xf00) /* where taken branches land */
+#define O_GS_BASE (O_BASE + 0x340)
+
+#define VECTOR_NONE 255u
+
+/* XSAVE area in standard form, x87 + SSE + AVX. */
+struct oxsave {
+	u8 fx[512];
+	u8 header[64];
+	u8 ymmh[256];
+} __attribute__((aligned(64)));
+
+struct ostate {
+	u64 gpr[16], rip, rflags;
+	struct oxsave fp;
+	u32 vector, error; /* VECTOR_NONE: the instruction completed */
+	u64 cr2;
+	u8 pad_b;          /* it completed at O_PAD_B */
+};
+
+enum oclass { O_INT, O_BRANCH, O_STRING, O_BMI, O_X87, O_MMX, O_SSE, O_AVX, O_AVX2, O_FMA, O_CRYPTO, O_XSAVE, O_CLASSES };
+extern const char *const oclass_names[O_CLASSES];
+
+struct ocase {
+	u64 seed;
+	enum oclass cls;
+	u8 code[16];
+	unsigned len;
+	u64 at; /* address of the first byte */
+	ZydisDecodedInstruction zi;
+	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+	struct ostate in;
+	u8 mem[O_DATA_SIZE];
+};
+
+/* ---- random numbers: rng.c ---- */
+u64 rnd(void);
+void rnd_seed(u64 seed);
+static inline u64 rnd_below(u64 n) { return (u64)((u128)rnd() * n >> 64); }
+static inline bool rnd_chance(unsigned percent) { return rnd_below(100) < percent; }
+u64 rnd_edge(void);                   /* an integer, likely near an edge */
+void rnd_vector(u8 *to, unsigned n);  /* n bytes (multiple of 8) of integers or floats, many special */
+void rnd_f80(u8 to[10]);
+
+/* ---- cases: gen.c, operands.c ---- */
+/* Builds the table of instruction templates. only: bit per oclass. */
+void gen_init(u32 only, bool (*shown)(ZydisISASet set), const char *mnemonic);
+unsigned gen_templates(enum oclass cls);
+/* Fills *k from k->seed. */
+void gen_case(struct ocase *k);
+void gen_state(struct ocase *k); /* registers, FPU and memory for the decoded instruction */
+
+/* ---- the two CPUs ---- */
+int native_init(void);
+void native_run(const struct ocase *k, struct ostate *out, u8 mem[O_DATA_SIZE]);
+int guest_init(void);
+bool guest_shows(ZydisISASet set);
+/* False: the vCPU did something that is not an instruction's outcome; why is printed. */
+bool guest_run(const struct ocase *k, struct ostate *out, u8 mem[O_DATA_SIZE]);
+
+/* ---- compare.c ---- */
+bool same_outcome(const struct ocase *k, struct ostate *n, struct ostate *g, u8 *nmem, u8 *gmem);
+void print_case(const struct ocase *k, const struct ostate *n, const struct ostate *g, const u8 *nmem, const u8 *gmem);
+
+#endif
