@@ -65,9 +65,16 @@ static enum ea_kind ea_kind(u32 mode, const struct insn *o)
 	return o->index != GPR_ZERO || o->seg == SEG_FS || o->seg == SEG_GS ? EA_X : EA_BD;
 }
 
+/* MOVSD and CMPSD are two instructions each: strings in the one-byte map, SSE2 in map 0F. */
+static bool is_sse_namesake(const struct isa_insn *in)
+{
+	return (in->zi.mnemonic == ZYDIS_MNEMONIC_MOVSD || in->zi.mnemonic == ZYDIS_MNEMONIC_CMPSD) && in->zi.opcode_map != ZYDIS_OPCODE_MAP_DEFAULT;
+}
+
 bool interp_select(struct cpu *c, const struct isa_insn *in, u32 mode, struct insn *o, bool *last)
 {
-	const struct row *r = &rows[in->zi.mnemonic];
+	static const struct row vector = { 0 };
+	const struct row *r = is_sse_namesake(in) ? &vector : &rows[in->zi.mnemonic];
 	bool vex = in->zi.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY;
 	insn_fn *fn = NULL;
 	*last = false;
