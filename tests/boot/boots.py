@@ -17,7 +17,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 IMAGES = os.path.join(os.environ.get("NESTBOX_CACHE", os.path.join(ROOT, ".cache")), "images")
-BAD = re.compile(r"WARNING:|BUG:|Oops|soft lockup|hard lockup|rcu.*stall|blocked for more|Marking clocksource|TSC unstable|Call Trace|"
+BAD = re.compile(r"WARNING:|BUG:|Oops|soft lockup|hard lockup|rcu.*stall|blocked for more|Marking clocksource|TSC unstable|Call Trace:|"
                  r"Unable to calibrate|Kernel panic|event=badlog", re.I)
 
 # A script that runs in L1: the first boot leaves a note on the disk and resets, the second finds it.
