@@ -246,6 +246,7 @@ struct virtio_blk *virtio_blk_create(struct pci_host *h, unsigned slot, const st
 	err = start_worker(b);
 	if (err) {
 		log_error("disk: cannot start its thread: %s", strerror(err));
+		file_close(&b->file);
 		free(b->requests);
 		free(b);
 		return NULL;
