@@ -63,23 +63,23 @@ static enum step h_j##name##_c(struct cpu *c, const struct insn *i) \
 }
 COND_ROWS(JCC)
 
-static must_inline bool push_next(struct cpu *c, const struct insn *i)
+/* The return address is written before a non-canonical target faults, as on the silicon; RSP moves only afterwards. */
+static must_inline bool push_return(struct cpu *c, const struct insn *i, u64 target)
 {
 	u64 la = c->arch.gpr[GPR_RSP] - 8;
-	if (!st_seg(c, i, la, 8, SEG_SS, c->arch.gpr[GPR_BLOCK_RIP] + (u64)i->disp))
+	if (!st_seg(c, i, la, 8, SEG_SS, c->arch.gpr[GPR_BLOCK_RIP] + i->off + i->len))
 		return false;
+	if (unlikely(!target_ok(target))) {
+		bad_target(c, i);
+		return false;
+	}
 	c->arch.gpr[GPR_RSP] = la;
 	return true;
 }
 static enum step h_call_c(struct cpu *c, const struct insn *i)
 {
 	u64 rip = c->arch.gpr[GPR_BLOCK_RIP] + i->imm;
-	if (unlikely(!target_ok(rip)))
-		return bad_target(c, i);
-	if (!push_next(c, i))
-		return STEP_FAULT;
-	/* The store may have hit this very block. */
-	return go(c, i, 1, rip);
+	return push_return(c, i, rip) ? go(c, i, 1, rip) : STEP_FAULT;
 }
 static enum step h_jmp_r_c(struct cpu *c, const struct insn *i)
 {
@@ -89,13 +89,7 @@ static enum step h_jmp_r_c(struct cpu *c, const struct insn *i)
 static enum step h_call_r_c(struct cpu *c, const struct insn *i)
 {
 	u64 rip = c->arch.gpr[i->dst];
-	if (unlikely(!target_ok(rip)))
-		return bad_target(c, i);
-	u64 la = c->arch.gpr[GPR_RSP] - 8;
-	if (!st_seg(c, i, la, 8, SEG_SS, c->arch.gpr[GPR_BLOCK_RIP] + i->off + i->len))
-		return STEP_FAULT;
-	c->arch.gpr[GPR_RSP] = la;
-	return go_far(c, rip);
+	return push_return(c, i, rip) ? go_far(c, rip) : STEP_FAULT;
 }
 /* 64-bit addresses only (EA_BD, EA_X). */
 static enum step h_jmp_m_c(struct cpu *c, const struct insn *i)
@@ -108,14 +102,8 @@ static enum step h_jmp_m_c(struct cpu *c, const struct insn *i)
 static enum step h_call_m_c(struct cpu *c, const struct insn *i)
 {
 	u64 la, rip;
-	if (!la_x(c, i, 8, false, &la) || !ld(c, i, la, 8, &rip))
+	if (!la_x(c, i, 8, false, &la) || !ld(c, i, la, 8, &rip) || !push_return(c, i, rip))
 		return STEP_FAULT;
-	if (unlikely(!target_ok(rip)))
-		return bad_target(c, i);
-	la = c->arch.gpr[GPR_RSP] - 8;
-	if (!st_seg(c, i, la, 8, SEG_SS, c->arch.gpr[GPR_BLOCK_RIP] + i->off + i->len))
-		return STEP_FAULT;
-	c->arch.gpr[GPR_RSP] = la;
 	return go_far(c, rip);
 }
 static enum step h_ret_c(struct cpu *c, const struct insn *i)
@@ -197,9 +185,15 @@ static enum step h_call(struct cpu *c, const struct insn *i)
 	u64 rip, ret = insn_next_rip(c, i) & size_mask(i->opsize);
 	if (!read_target(c, i, &rip))
 		return STEP_FAULT;
+	u64 rsp = rd_u64(c, GPR_RSP);
+	bool l = c->mode & MODE_L; /* see push_return() */
 	set_rip(c, i);
-	if (cpu_check_target(c, rip) == STEP_FAULT || !cpu_push(c, ret, i->opsize))
+	if ((!l && cpu_check_target(c, rip) == STEP_FAULT) || !cpu_push(c, ret, i->opsize))
 		return STEP_FAULT;
+	if (l && cpu_check_target(c, rip) == STEP_FAULT) {
+		wr_u64(c, GPR_RSP, rsp);
+		return STEP_FAULT;
+	}
 	c->arch.rip = rip;
 	return STEP_END;
 }

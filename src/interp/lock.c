@@ -231,7 +231,7 @@ static noinline enum step body_xadd(struct cpu *c, const struct insn *i)
 }
 static enum step h_xadd(struct cpu *c, const struct insn *i) { return after(c, i, body_xadd(c, i)); }
 
-/* The accumulator is written only when the comparison failed: a 32-bit match leaves the upper half of RAX alone. */
+/* Only one of accumulator and register destination is written; a 32-bit one that is not keeps its upper half. */
 static noinline enum step body_cmpxchg(struct cpu *c, const struct insn *i)
 {
 	struct rmw r = { .a = rd_u64(c, GPR_RAX), .b = rd_size(c, i->src, i->opsize), .cc_in = c->arch.cc };
@@ -244,8 +244,6 @@ static noinline enum step body_cmpxchg(struct cpu *c, const struct insn *i)
 		op->plain(&v, &r);
 		if (r.cc & CC_ZF)
 			wr_size(c, i->dst, i->opsize, v);
-		else if (i->opsize == 4)
-			wr_u32(c, i->dst, (u32)v);
 	}
 	if (!(r.cc & CC_ZF))
 		wr_size(c, i->opsize == 1 ? 0 : GPR_RAX, i->opsize, r.old);

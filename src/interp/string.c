@@ -11,6 +11,7 @@ struct run {
 	i64 step;        /* +size or -size */
 	u64 left;        /* elements to do, 1 without REP */
 	u64 si, di;
+	u16 cc;          /* flags before */
 	bool rep, until; /* until: CMPS or SCAS found its end */
 };
 
@@ -207,10 +208,17 @@ static u64 by_span(struct cpu *c, const struct insn *i, struct run *r)
 
 static bool spans(unsigned op) { return op == STR_MOVS || op == STR_STOS || op == STR_CMPS || op == STR_SCAS; }
 
+/* SDM "REP": a fault in the middle leaves the flags as before the instruction, though the registers have moved. */
+static enum step string_fault(struct cpu *c, const struct insn *i, const struct run *r)
+{
+	c->arch.cc = r->cc;
+	return STEP_FAULT;
+}
+
 static noinline enum step body_string(struct cpu *c, const struct insn *i)
 {
 	u64 mask = size_mask(i->asize);
-	struct run r = { .size = i->opsize, .mask = mask, .rep = i->flags & (INSN_REP | INSN_REPNE), .left = 1,
+	struct run r = { .size = i->opsize, .mask = mask, .rep = i->flags & (INSN_REP | INSN_REPNE), .left = 1, .cc = c->arch.cc,
 		.si = rd_u64(c, GPR_RSI) & mask, .di = rd_u64(c, GPR_RDI) & mask };
 	bool single = c->mode & MODE_ONE;
 	r.step = c->arch.rflags & FLAG_DF ? -(i64)r.size : r.size;
@@ -223,11 +231,11 @@ static noinline enum step body_string(struct cpu *c, const struct insn *i)
 			/* went well */
 		} else if (c->fault.kind != EVENT_NONE) {
 			interp_fix_fault(c, i->seg, c->seg_base[i->seg] + r.si);
-			return STEP_FAULT;
+			return string_fault(c, i, &r);
 		} else {
 			enum step s = one(c, i, &r);
 			if (s != STEP_END)
-				return s;
+				return s == STEP_FAULT ? string_fault(c, i, &r) : s;
 		}
 		if (!r.rep || r.until)
 			break;

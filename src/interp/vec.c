@@ -207,9 +207,10 @@ insn_fn *vec_decode(struct cpu *c, const ZydisDecodedInstruction *zi, const Zydi
 			return fn;
 	}
 	u = operands_of(zi, ops);
-	if (!u.vec && !u.mmx)
+	/* Conversions between memory and a general register show no vector operand. */
+	if (!u.vec && !u.mmx && zi->meta.category != ZYDIS_CATEGORY_CONVERT)
 		return NULL;
-	kind = vex ? VEC_AVX : u.mmx ? (u.vec ? VEC_MMX_SSE : VEC_MMX) : VEC_SSE;
+	kind = vex ? VEC_AVX : !u.mmx ? VEC_SSE : u.vec ? VEC_MMX_SSE : VEC_MMX;
 	fp = is_fp(zi);
 	out->src2 = fp ? VEC_F_FP : 0;
 	out->aux8 = 0;

@@ -79,6 +79,9 @@ static noinline enum step gather_body(struct cpu *c, const struct insn *i)
 	if (!vec_enabled(c, VEC_AVX))
 		return vec_refuse(c, i, VEC_AVX);
 	set_rip(c, i);
+	for (unsigned k = 0; k < n; k++) /* the mask becomes all ones or zeros before anything can fault */
+		memset(mask + k * size, selected(mask, k, size) ? 0xff : 0, size);
+	memset(mask + n * size, 0, 32 - n * size);
 	for (unsigned k = 0; k < n; k++) {
 		u64 at = sign_extend(load_le(index + k * isize, isize), 8 * isize);
 		u64 ea = (c->arch.gpr[i->base] + (at << i->scale) + (u64)(i64)i->disp) & size_mask(i->asize);

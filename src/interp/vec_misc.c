@@ -42,22 +42,43 @@ static enum step h_vzeroall(struct cpu *c, const struct insn *i)
 }
 
 /* ---- MASKMOVQ, (V)MASKMOVDQU: bytes of dst where src's have bit 7 set, to seg:rDI ---- */
+/* Checks the selected bytes of [from, to), which lie in one page. The silicon reports faults at the start of the piece. */
+static bool check_piece(struct cpu *c, const struct insn *i, u64 ea, const u8 *mask, unsigned from, unsigned to)
+{
+	u64 la, first = 0;
+	bool any = false;
+
+	for (unsigned k = from; k < to; k++) {
+		if (k > from && !((ea + k) & 0xfff))
+			return check_piece(c, i, ea, mask, k, to) && (!any || mmu_probe_write(c, first, 1));
+		if (k == from && !seg_la(c, i, i->seg, (ea + k) & size_mask(i->asize), 0, true, &first))
+			first = 0;
+		if (!(mask[k] & 0x80))
+			continue;
+		if (!seg_la(c, i, i->seg, (ea + k) & size_mask(i->asize), 1, true, &la))
+			return false;
+		any = true;
+	}
+	if (!any || mmu_probe_write(c, first, 1))
+		return true;
+	interp_fix_fault(c, i->seg, first);
+	return false;
+}
+
 static bool store_selected(struct cpu *c, const struct insn *i, const u8 *data, const u8 *mask, unsigned n)
 {
 	u64 ea = c->arch.gpr[GPR_RDI] & size_mask(i->asize), la;
 
 	set_rip(c, i);
-	for (unsigned pass = 0; pass < 2; pass++)
-		for (unsigned k = 0; k < n; k++) {
-			if (!(mask[k] & 0x80))
-				continue;
-			if (!seg_la(c, i, i->seg, (ea + k) & size_mask(i->asize), 1, true, &la))
-				return false;
-			if (pass ? !mmu_write(c, la, 1, data[k]) : !mmu_probe_write(c, la, 1)) {
-				interp_fix_fault(c, i->seg, la);
-				return false;
-			}
-		}
+	for (unsigned k = n; k; k -= 8) /* the upper half first */
+		if (!check_piece(c, i, ea, mask, k - 8, k))
+			return false;
+	for (unsigned k = 0; k < n; k++) {
+		if (!(mask[k] & 0x80))
+			continue;
+		if (!seg_la(c, i, i->seg, (ea + k) & size_mask(i->asize), 1, true, &la) || !mmu_write(c, la, 1, data[k]))
+			return false;
+	}
 	return true;
 }
 

@@ -208,24 +208,32 @@ static void put_vex(struct out *o, const ZydisDecodedInstruction *zi, const stru
 #define READS (ZYDIS_OPERAND_ACTION_READ | ZYDIS_OPERAND_ACTION_CONDREAD | ZYDIS_OPERAND_ACTION_CONDWRITE)
 #define WRITES (ZYDIS_OPERAND_ACTION_WRITE | ZYDIS_OPERAND_ACTION_CONDWRITE)
 
-/* Registers that the instruction reads; for legacy SSE also those it writes, which may be partial. */
+/* Registers that the instruction reads; for legacy SSE also those it writes, which may be partial. A register may be named
+ * twice, as XMM and as YMM: the wider use counts. */
 static void put_loads(struct out *o, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)
 {
 	bool vex = zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
+	u32 narrow = 0, wide = 0;
 
 	for (unsigned k = 0; k < zi->operand_count; k++) {
 		const ZydisDecodedOperand *op = &ops[k];
 		enum regfile file = regfile(op);
 		bool hidden = op->visibility != ZYDIS_OPERAND_VISIBILITY_EXPLICIT;
 
-		if ((file == FILE_XMM || file == FILE_YMM) && (!vex || (op->actions & READS))) {
-			if (vex)
-				put_avx_move(o, regid(op), false, file == FILE_YMM);
-			else
-				put_sse_move(o, regid(op), false);
-		}
 		if (file == FILE_GPR && (op->actions & READS))
 			put_gpr_move(o, hidden ? regid(op) : 0, regid(op), false);
+		if (vex && !(op->actions & READS))
+			continue;
+		narrow |= file == FILE_XMM ? 1u << regid(op) : 0;
+		wide |= file == FILE_YMM ? 1u << regid(op) : 0;
+	}
+	for (unsigned r = 0; r < 16; r++) {
+		if (!((narrow | wide) >> r & 1))
+			continue;
+		if (vex)
+			put_avx_move(o, r, false, wide >> r & 1);
+		else
+			put_sse_move(o, r, false);
 	}
 }
 

@@ -61,7 +61,7 @@ static void unpack(struct cpu *c, const struct insn *i, const u8 *from, struct e
 		e->ftw = w[2];
 		fip = w[3] | (real_format(c) ? (u32)(w[4] >> 12) << 16 : 0);
 		fdp = w[5] | (real_format(c) ? (u32)(w[6] >> 12) << 16 : 0);
-		fop = real_format(c) ? w[4] : (u32)load_le(c->arch.x87 + X87_FOP, 2);
+		fop = real_format(c) ? w[4] : 0; /* this format has no opcode */
 	} else {
 		u32 w[7];
 

@@ -92,9 +92,8 @@ static void x87_take(struct cpu *c, const u8 *from, bool wide)
 	memcpy(to, from, X87_FOP);
 	to[5] = 0;
 	store_le(to + X87_FOP, load_le(from + X87_FOP, 2) & 0x7ff, 2);
-	/* Pointers hold as many bits as linear addresses of the biggest kind. */
-	store_le(to + X87_FIP, sign_extend(fip, 57), 8);
-	store_le(to + X87_FDP, sign_extend(fdp, 57), 8);
+	store_le(to + X87_FIP, sign_extend(fip, 57), 8); /* as many bits as the widest linear address; FDP keeps all */
+	store_le(to + X87_FDP, fdp, 8);
 	memcpy(to + X87_ST, from + X87_ST, 128);
 	x87_load(c); /* the host's FPU brings FCW, FSW and the registers' reserved bytes into their proper form */
 }

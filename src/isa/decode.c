@@ -34,6 +34,22 @@ static bool is_string(ZydisInstructionCategory cat)
 	return cat == ZYDIS_CATEGORY_STRINGOP || cat == ZYDIS_CATEGORY_IOSTRINGOP;
 }
 
+/* Zydis 4.0 takes R13D for a base where mod = 0 and SIB.base = 5 mean "disp32 and no base" with REX.B and 32-bit addresses. */
+static void fix_sib(struct isa_insn *in)
+{
+	const ZydisDecodedInstruction *zi = &in->zi;
+	if (!(zi->attributes & ZYDIS_ATTRIB_HAS_SIB) || zi->raw.modrm.mod != 0 || (zi->raw.sib.base & 7) != 5)
+		return;
+	for (unsigned k = 0; k < zi->operand_count; k++) {
+		ZydisDecodedOperand *o = &in->op[k];
+		if (o->type != ZYDIS_OPERAND_TYPE_MEMORY || o->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM)
+			continue;
+		o->mem.base = ZYDIS_REGISTER_NONE;
+		o->mem.disp.has_displacement = ZYAN_TRUE;
+		o->mem.disp.value = zi->raw.disp.value;
+	}
+}
+
 enum isa_result isa_decode(const struct isa_decoder *d, enum isa_mode mode, const u8 *bytes, unsigned len, struct isa_insn *out)
 {
 	ZydisDecoderContext ctx;
@@ -47,7 +63,10 @@ enum isa_result isa_decode(const struct isa_decoder *d, enum isa_mode mode, cons
 	if (!ZYAN_SUCCESS(s))
 		return ISA_UD;
 	s = ZydisDecoderDecodeOperands(&d->mode[mode], &ctx, &out->zi, out->op, out->zi.operand_count);
-	return ZYAN_SUCCESS(s) ? ISA_OK : ISA_UD;
+	if (!ZYAN_SUCCESS(s))
+		return ISA_UD;
+	fix_sib(out);
+	return ISA_OK;
 }
 
 u8 isa_reg(ZydisRegister r)
