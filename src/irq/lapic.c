@@ -90,14 +90,8 @@ static bool accept_vector(struct lapic *l, u8 vector, bool level)
 	return true;
 }
 
-/* Two NMIs can wait: one latched, one that arrived while the first was being delivered. */
-static void accept_nmi(struct lapic *l)
-{
-	u8 n = __atomic_load_n(&l->cpu->arch.nmi_pending, __ATOMIC_SEQ_CST);
-	while (n < 2 && !__atomic_compare_exchange_n(&l->cpu->arch.nmi_pending, &n, (u8)(n + 1), false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
-		;
-	wake(l, PEND_NMI);
-}
+/* Only the pending bit: the core latches it into arch.nmi_pending. Were both set here, an NMI taken between the two would come twice. */
+static void accept_nmi(struct lapic *l) { wake(l, PEND_NMI); }
 
 bool lapic_accept(struct lapic *l, unsigned mode, u8 vector, bool level)
 {
