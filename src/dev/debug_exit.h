@@ -1,4 +1,5 @@
-/* Test exit: a 1, 2 or 4 byte write of v to port F4h ends the VM with status (v << 1) | 1. Present only with --test-devices. No state. */
+/* Test exit: a 1, 2 or 4 byte write of v to port F4h ends the VM with status (v << 1) | 1. Present only with
+ * --test-devices. No state. */
 #ifndef NB_DEV_DEBUG_EXIT_H
 #define NB_DEV_DEBUG_EXIT_H
 

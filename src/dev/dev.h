@@ -1,5 +1,6 @@
-/* The list of all devices of one machine: what snapshots, resets and tests walk. Not here: wiring (bus/) and the board table (vm/).
- * A device may register several instances (a PCI function, then its own registers); each has one padding-free register struct. */
+/* The list of all devices of one machine: what snapshots, resets and tests walk. Not here: wiring (bus/) and the
+ * board table (vm/). A device may register several instances (a PCI function, then its own registers); each has one
+ * padding-free register struct. */
 #ifndef NB_DEV_H
 #define NB_DEV_H
 
@@ -33,7 +34,8 @@ void dev_list_reset(struct dev_list *l);
 void dev_list_quiesce(struct dev_list *l);
 /* Appends one section per instance with state, in order of registration. */
 void dev_list_save(const struct dev_list *l, struct state_buf *b);
-/* Loads all sections, then calls every loaded(). 0, or -EINVAL (logged); devices are then in an undefined but safe state. */
+/* Loads all sections, then calls every loaded(). 0, or -EINVAL (logged); devices are then in an undefined but safe
+ * state. */
 int dev_list_load(struct dev_list *l, const struct state_buf *b, size_t *pos);
 /* Destroys in reverse order. */
 void dev_list_free(struct dev_list *l);

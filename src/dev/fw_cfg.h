@@ -1,6 +1,6 @@
-/* Firmware configuration interface, as firmware for virtual PCs expects it ("QEMU Firmware Configuration (fw_cfg) Device" specification).
- * Not here: what the files contain (boot/). Surprise: the items are the machine's configuration, not guest state; only selector, offset and the
- * half-written DMA address are saved. */
+/* Firmware configuration interface, as firmware for virtual PCs expects it ("QEMU Firmware Configuration (fw_cfg)
+ * Device" specification). Not here: what the files contain (boot/). Surprise: the items are the machine's
+ * configuration, not guest state; only selector, offset and the half-written DMA address are saved. */
 #ifndef NB_DEV_FW_CFG_H
 #define NB_DEV_FW_CFG_H
 

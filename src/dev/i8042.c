@@ -1,4 +1,5 @@
-/* i8042 keyboard controller without devices. IBM PS/2 Technical Reference "Keyboard and Auxiliary Device Controller". */
+/* i8042 keyboard controller without devices. IBM PS/2 Technical Reference "Keyboard and Auxiliary Device
+ * Controller". */
 #include "dev/i8042.h"
 #include <stdlib.h>
 

@@ -1,5 +1,6 @@
-/* i8042 keyboard controller with neither keyboard nor mouse plugged in. Here because software resets the machine and switches A20 through it.
- * Surprises: A20 is always on, its bit only reads back; bytes for a keyboard answer with a timeout, as with no cable. */
+/* i8042 keyboard controller with neither keyboard nor mouse plugged in. Here because software resets the machine and
+ * switches A20 through it. Surprises: A20 is always on, its bit only reads back; bytes for a keyboard answer with a
+ * timeout, as with no cable. */
 #ifndef NB_DEV_I8042_H
 #define NB_DEV_I8042_H
 

@@ -1,5 +1,6 @@
-/* The ICH9's LPC bridge, 00:1f.0 (Intel ICH9 data sheet "LPC Interface Bridge Registers (D31:F0)"): PMBASE, PIRQ routing, RCBA.
- * Surprise: PMBASE starts enabled at 600h, because a directly booted kernel has no firmware that would do it. */
+/* The ICH9's LPC bridge, 00:1f.0 (Intel ICH9 data sheet "LPC Interface Bridge Registers (D31:F0)"): PMBASE, PIRQ
+ * routing, RCBA. Surprise: PMBASE starts enabled at 600h, because a directly booted kernel has no firmware that
+ * would do it. */
 #ifndef NB_DEV_ICH9_LPC_H
 #define NB_DEV_ICH9_LPC_H
 

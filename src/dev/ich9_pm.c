@@ -166,7 +166,8 @@ struct ich9_pm *ich9_pm_create(struct bus *bus, struct dev_list *devs, const str
 
 	p->bus = bus;
 	p->cfg = *cfg;
-	p->overflow = (struct clock_timer){ .deadline = CLOCK_NEVER, .fire = overflow_fire, .opaque = p, .name = "pm-timer", .locked = true };
+	p->overflow = (struct clock_timer){ .deadline = CLOCK_NEVER, .fire = overflow_fire, .opaque = p,
+		.name = "pm-timer", .locked = true };
 	clock_add_timer(bus->clock, &p->overflow);
 	p->window = bus_add_port(bus, ICH9_PM_DEFAULT_BASE, ICH9_PM_SIZE, &pm_ops, p, "ich9-pm");
 	ich9_pm_place(p, 0, false);

@@ -1,6 +1,7 @@
-/* ICH9 power management: PM1a event and control blocks, PM timer, GPE0 (Intel ICH9 data sheet "Power Management I/O Registers", ACPI
- * specification "ACPI Hardware Specification"). Not here: where PMBASE comes from (ich9_lpc.c), CF9h (pci_host.c).
- * Surprises: ACPI mode is always on (SCI_EN reads 1, there is no SMI), and the timer is computed from the virtual clock, never stored. */
+/* ICH9 power management: PM1a event and control blocks, PM timer, GPE0 (Intel ICH9 data sheet "Power Management I/O
+ * Registers", ACPI specification "ACPI Hardware Specification"). Not here: where PMBASE comes from (ich9_lpc.c),
+ * CF9h (pci_host.c). Surprises: ACPI mode is always on (SCI_EN reads 1, there is no SMI), and the timer is computed
+ * from the virtual clock, never stored. */
 #ifndef NB_DEV_ICH9_PM_H
 #define NB_DEV_ICH9_PM_H
 

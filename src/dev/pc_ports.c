@@ -22,7 +22,8 @@ static u64 port92_read(void *dev, u64 off, unsigned size)
 	return ((struct pc_ports *)dev)->regs.port92;
 }
 
-/* Intel ICH9 data sheet "PORT92—Fast A20 and Init Register": INIT on 0 to 1. The bit is not kept: whatever it starts, starts anew. */
+/* Intel ICH9 data sheet "PORT92—Fast A20 and Init Register": INIT on 0 to 1. The bit is not kept: whatever it
+ * starts, starts anew. */
 static void port92_write(void *dev, u64 off, u64 value, unsigned size)
 {
 	struct pc_ports *p = dev;

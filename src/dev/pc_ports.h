@@ -1,4 +1,5 @@
-/* The PC's odd single ports: 92h (A20 and fast reset), B2h/B3h (APM, no SMM behind it), 80h (POST code), 402h (firmware debug output). */
+/* The PC's odd single ports: 92h (A20 and fast reset), B2h/B3h (APM, no SMM behind it), 80h (POST code), 402h
+ * (firmware debug output). */
 #ifndef NB_DEV_PC_PORTS_H
 #define NB_DEV_PC_PORTS_H
 

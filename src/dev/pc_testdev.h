@@ -1,4 +1,5 @@
-/* The ISA test device of kvm-unit-tests: a byte-lane register, interrupt lines by hand, a little MMIO memory. Only with --test-devices. */
+/* The ISA test device of kvm-unit-tests: a byte-lane register, interrupt lines by hand, a little MMIO memory. Only
+ * with --test-devices. */
 #ifndef NB_DEV_PC_TESTDEV_H
 #define NB_DEV_PC_TESTDEV_H
 

@@ -1,5 +1,6 @@
-/* PCI: functions on bus 0, configuration space, BARs, INTx, MSI-X ("PCI Local Bus Specification 3.0", "PCI Express Base Specification").
- * Not here: the host bridge's ports and ECAM (pci_host.c), the chips on the bus. Surprise: there are no bridges, so bus 0 is all there is. */
+/* PCI: functions on bus 0, configuration space, BARs, INTx, MSI-X ("PCI Local Bus Specification 3.0", "PCI Express
+ * Base Specification"). Not here: the host bridge's ports and ECAM (pci_host.c), the chips on the bus. Surprise:
+ * there are no bridges, so bus 0 is all there is. */
 #ifndef NB_DEV_PCI_H
 #define NB_DEV_PCI_H
 
@@ -55,7 +56,8 @@ struct pci_function {
 	u8 clear_by_one[PCI_CONFIG_SIZE];   /* bits that a written 1 clears */
 	u8 msix_cap, next_cap, last_cap;
 	unsigned msix_vectors;
-	/* Both optional. config_read may change what the default found; config_written hears of a write (or of a load: all of it). */
+	/* Both optional. config_read may change what the default found; config_written hears of a write (or of a
+	 * load: all of it). */
 	u32 (*config_read)(void *dev, unsigned off, unsigned size, u32 value);
 	void (*config_written)(void *dev, unsigned off, unsigned size);
 	void *dev;
@@ -92,7 +94,8 @@ void pci_host_update_irqs(struct pci_host *h);
 /* Which of the 8 PIRQs a slot's pin (0 = INTA) drives; GSI = 16 + this. The DSDT's _PRT says the same. */
 static inline unsigned pci_pirq(unsigned slot, unsigned pin) { return (slot + pin) & 7; }
 
-/* Puts a function at slot.function of bus 0 and registers its state. Then add BARs and capabilities; all before the vCPUs start. */
+/* Puts a function at slot.function of bus 0 and registers its state. Then add BARs and capabilities; all before the
+ * vCPUs start. */
 void pci_function_init(struct pci_function *f, struct pci_host *h, const char *name, unsigned slot, unsigned fn,
 		       const struct pci_ident *id, void *dev);
 /* The lowest free slot from `first` on; -1 if none. */
@@ -107,7 +110,10 @@ void pci_add_msix(struct pci_function *f, unsigned bar, unsigned vectors);
 
 u64 pci_config_read(struct pci_function *f, unsigned off, unsigned size);
 void pci_config_write(struct pci_function *f, unsigned off, u32 value, unsigned size);
-static inline u32 pci_config_get(const struct pci_function *f, unsigned off, unsigned size) { return (u32)load_le(f->regs.config + off, size); }
+static inline u32 pci_config_get(const struct pci_function *f, unsigned off, unsigned size)
+{
+	return (u32)load_le(f->regs.config + off, size);
+}
 
 /* Level of the function's INTx pin. */
 void pci_intx_set(struct pci_function *f, bool level);

@@ -46,7 +46,8 @@ u64 pci_bar_address(const struct pci_function *f, unsigned n)
 	return 0;
 }
 
-/* Address 0 and addresses while the guest sizes the BAR (all ones: the window would end at the address space's last byte) decode nothing. */
+/* Address 0 and addresses while the guest sizes the BAR (all ones: the window would end at the address space's last
+ * byte) decode nothing. */
 static bool bar_decodes(const struct pci_function *f, unsigned n, u64 base)
 {
 	const struct pci_bar *b = &f->bar[n];

@@ -2,7 +2,8 @@
 #include "dev/q35_mch.h"
 #include <stdlib.h>
 
-enum { EPBAR = 0x40, MCHBAR = 0x48, DEVEN = 0x54, PCIEXBAR = 0x60, PAM0 = 0x90, SMRAM = 0x9d, ESMRAMC = 0x9e, TOLUD = 0xb0, SKPD = 0xdc };
+enum { EPBAR = 0x40, MCHBAR = 0x48, DEVEN = 0x54, PCIEXBAR = 0x60, PAM0 = 0x90, SMRAM = 0x9d, ESMRAMC = 0x9e,
+	TOLUD = 0xb0, SKPD = 0xdc };
 enum { PCIEXBAR_ENABLE = 1 };
 
 /* Data sheet "DRAM Controller Registers (D0:F0)": power-on value, writable bits. */

@@ -1,5 +1,6 @@
-/* The Q35's memory controller hub, 00:00.0 (Intel 3 Series Express Chipset Family data sheet). It owns PCIEXBAR and the PAM registers.
- * Surprise: PCIEXBAR starts enabled at B0000000h, because a directly booted kernel has no firmware that would do it. */
+/* The Q35's memory controller hub, 00:00.0 (Intel 3 Series Express Chipset Family data sheet). It owns PCIEXBAR and
+ * the PAM registers. Surprise: PCIEXBAR starts enabled at B0000000h, because a directly booted kernel has no
+ * firmware that would do it. */
 #ifndef NB_DEV_Q35_MCH_H
 #define NB_DEV_Q35_MCH_H
 

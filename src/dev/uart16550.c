@@ -44,8 +44,9 @@ static void rx_put(struct uart16550_regs *r, u8 byte)
 	r->lsr |= LSR_DR;
 }
 
-/* Data sheet table "Interrupt Control Functions": highest priority first. A FIFO below its trigger level reports the character
- * timeout at once instead of after four character times: nothing is gained by waiting for a line that has no speed. */
+/* Data sheet table "Interrupt Control Functions": highest priority first. A FIFO below its trigger level reports the
+ * character timeout at once instead of after four character times: nothing is gained by waiting for a line that has
+ * no speed. */
 static u8 interrupt_id(const struct uart16550_regs *r)
 {
 	if ((r->ier & IER_RLS) && (r->lsr & LSR_ERRORS))

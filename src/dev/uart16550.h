@@ -1,5 +1,6 @@
-/* NS16550A serial port (National Semiconductor PC16550D data sheet). Not here: where the bytes go (vm/ gives an output function).
- * Surprise: a byte leaves at once, so the transmitter is always empty; only the interrupt rules remain of the FIFO. */
+/* NS16550A serial port (National Semiconductor PC16550D data sheet). Not here: where the bytes go (vm/ gives an
+ * output function). Surprise: a byte leaves at once, so the transmitter is always empty; only the interrupt rules
+ * remain of the FIFO. */
 #ifndef NB_DEV_UART16550_H
 #define NB_DEV_UART16550_H
 
@@ -36,7 +37,8 @@ struct uart16550 {
 
 struct uart16550 *uart16550_create(struct bus *bus, struct dev_list *devs, const struct uart16550_config *cfg);
 
-/* Bytes arrive from the host. Any thread; takes bus->lock. Returns how many were taken (the rest later, see input_space). */
+/* Bytes arrive from the host. Any thread; takes bus->lock. Returns how many were taken (the rest later, see
+ * input_space). */
 size_t uart16550_receive(struct uart16550 *u, const u8 *data, size_t len);
 
 #endif

@@ -1,5 +1,5 @@
-/* Raw disk images and other files that the user named. Failures travel as negative errno; file_open_disk logs one line that names the file and what
- * to do. Not here: image formats. */
+/* Raw disk images and other files that the user named. Failures travel as negative errno; file_open_disk logs one
+ * line that names the file and what to do. Not here: image formats. */
 #ifndef NB_HOST_FILE_H
 #define NB_HOST_FILE_H
 
@@ -15,11 +15,13 @@ struct file {
 	bool no_punch, no_zero_range; /* the file system refused once; atomic hints */
 };
 
-/* Opens a raw image (regular file or block device) and locks it: shared for read_only, else exclusive. 0 or -errno with one log line. */
+/* Opens a raw image (regular file or block device) and locks it: shared for read_only, else exclusive. 0 or -errno
+ * with one log line. */
 int file_open_disk(struct file *f, const char *path, bool read_only);
 void file_close(struct file *f);
 
-/* Transfer all of iov at byte offset `at`. 0 or -errno; a file that has become too short is -EIO. iov is changed. Any thread. */
+/* Transfer all of iov at byte offset `at`. 0 or -errno; a file that has become too short is -EIO. iov is changed.
+ * Any thread. */
 int file_read(struct file *f, struct iovec *iov, int n, u64 at);
 int file_write(struct file *f, struct iovec *iov, int n, u64 at);
 /* Data of all earlier writes is on stable storage. */

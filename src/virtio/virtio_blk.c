@@ -137,8 +137,8 @@ static void *worker(void *opaque)
 	return NULL;
 }
 
-/* bus->lock held. Requests not yet begun are dropped, one being done is waited for (the worker needs no bus->lock to finish it), and none is
- * given back: the rings are no longer ours. */
+/* bus->lock held. Requests not yet begun are dropped, one being done is waited for (the worker needs no bus->lock to
+ * finish it), and none is given back: the rings are no longer ours. */
 static void blk_reset(struct virtio_device *v)
 {
 	struct virtio_blk *b = blk_of(v);

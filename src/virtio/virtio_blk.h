@@ -1,5 +1,6 @@
-/* virtio-blk on a raw image. Specification "Block Device". Requests are taken from the queues under bus->lock, done by one worker thread without it,
- * and given back under it. Surprise: a driver's reset waits for the requests in flight, because they write to the guest's memory. */
+/* virtio-blk on a raw image. Specification "Block Device". Requests are taken from the queues under bus->lock, done
+ * by one worker thread without it, and given back under it. Surprise: a driver's reset waits for the requests in
+ * flight, because they write to the guest's memory. */
 #ifndef NB_VIRTIO_BLK_H
 #define NB_VIRTIO_BLK_H
 

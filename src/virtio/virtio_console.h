@@ -1,5 +1,5 @@
-/* virtio-console with one port (hvc0). Specification "Console Device". Surprise: input that the guest has no buffer for waits here, like bytes
- * on a serial wire; it is not part of the guest's state. */
+/* virtio-console with one port (hvc0). Specification "Console Device". Surprise: input that the guest has no buffer
+ * for waits here, like bytes on a serial wire; it is not part of the guest's state. */
 #ifndef NB_VIRTIO_CONSOLE_H
 #define NB_VIRTIO_CONSOLE_H
 

@@ -1,5 +1,5 @@
-/* A virtio device's life: status, features, queues, interrupts. Specification chapters "Basic Facilities of a Virtio Device" and
- * "General Initialization And Device Operation". */
+/* A virtio device's life: status, features, queues, interrupts. Specification chapters "Basic Facilities of a Virtio
+ * Device" and "General Initialization And Device Operation". */
 #include "virtio/virtio_internal.h"
 #include "base/log.h"
 
@@ -42,7 +42,8 @@ bool virtio_queue_ready(const struct virtio_device *v, unsigned n)
 
 static struct virtq queue_of(struct virtio_device *v, unsigned n)
 {
-	return (struct virtq){ &v->regs.queue[n], v->bus->mem, virtio_has(v, VIRTIO_F_EVENT_IDX), virtio_has(v, VIRTIO_F_INDIRECT_DESC) };
+	return (struct virtq){ &v->regs.queue[n], v->bus->mem, virtio_has(v, VIRTIO_F_EVENT_IDX),
+		virtio_has(v, VIRTIO_F_INDIRECT_DESC) };
 }
 
 bool virtio_pop(struct virtio_device *v, unsigned n, struct virtq_chain *c)

@@ -1,5 +1,6 @@
-/* Virtio over PCI, modern only (Virtual I/O Device specification 1.2, "Virtio Over PCI Bus"), and the base of every virtio device.
- * Not here: rings (virtq.c), what a device does. Surprise: a queue that would keep the bus busy for long goes on from a timer. */
+/* Virtio over PCI, modern only (Virtual I/O Device specification 1.2, "Virtio Over PCI Bus"), and the base of every
+ * virtio device. Not here: rings (virtq.c), what a device does. Surprise: a queue that would keep the bus busy for
+ * long goes on from a timer. */
 #ifndef NB_VIRTIO_PCI_H
 #define NB_VIRTIO_PCI_H
 
@@ -7,7 +8,8 @@
 #include "virtio/virtq.h"
 
 enum { VIRTIO_MAX_QUEUES = 8, VIRTIO_CONFIG_MAX = 64 };
-enum { VIRTIO_S_ACK = 1, VIRTIO_S_DRIVER = 2, VIRTIO_S_DRIVER_OK = 4, VIRTIO_S_FEATURES_OK = 8, VIRTIO_S_NEEDS_RESET = 64, VIRTIO_S_FAILED = 128 };
+enum { VIRTIO_S_ACK = 1, VIRTIO_S_DRIVER = 2, VIRTIO_S_DRIVER_OK = 4, VIRTIO_S_FEATURES_OK = 8,
+	VIRTIO_S_NEEDS_RESET = 64, VIRTIO_S_FAILED = 128 };
 #define VIRTIO_F_INDIRECT_DESC BIT(28)
 #define VIRTIO_F_EVENT_IDX BIT(29)
 #define VIRTIO_F_VERSION_1 BIT(32)
@@ -52,14 +54,16 @@ struct virtio_device {
 	struct clock_timer later;         /* regs.later: queues that go on at the next tick of it */
 };
 
-/* Puts the device at a PCI slot. Queues are 0..nqueues-1, each of queue_size entries at most. v->config may be filled in afterwards. */
+/* Puts the device at a PCI slot. Queues are 0..nqueues-1, each of queue_size entries at most. v->config may be
+ * filled in afterwards. */
 void virtio_device_init(struct virtio_device *v, struct pci_host *h, unsigned slot, const struct virtio_class *class, u64 more_features,
 			unsigned nqueues, u16 queue_size, unsigned config_size);
 
 static inline bool virtio_has(const struct virtio_device *v, u64 feature) { return (v->regs.driver_features & feature) == feature; }
 /* Whether queue n may be used now. */
 bool virtio_queue_ready(const struct virtio_device *v, unsigned n);
-/* The next chain of queue n: true and filled in, or false (empty, not ready, or broken: then the device asks to be reset). */
+/* The next chain of queue n: true and filled in, or false (empty, not ready, or broken: then the device asks to be
+ * reset). */
 bool virtio_pop(struct virtio_device *v, unsigned n, struct virtq_chain *c);
 /* Gives it back, `len` bytes written, without an interrupt yet. */
 void virtio_push(struct virtio_device *v, unsigned n, u16 head, u32 len);

@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <sys/random.h>
 
-/* CHAIN_BYTES: a longer request is answered in part, which the specification allows; BURST chains are served before others get the bus. */
+/* CHAIN_BYTES: a longer request is answered in part, which the specification allows; BURST chains are served before
+ * others get the bus. */
 enum { QUEUE_SIZE = 64, CHAIN_BYTES = 1024, BURST = 64 };
 
 static u32 fill(struct virtio_device *v, const struct virtq_chain *c)

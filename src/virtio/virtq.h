@@ -1,6 +1,7 @@
-/* Split virtqueues, device side (Virtual I/O Device specification 1.2, "Split Virtqueues"). Not here: who may use a queue when (virtio_pci.c).
- * Everything in the rings and descriptor tables is the guest's and may change under us: each word is read once into a local, checked, then used.
- * Surprise: a chain's buffers come as host addresses, already checked to be RAM; who writes to one says so with virtq_wrote(). */
+/* Split virtqueues, device side (Virtual I/O Device specification 1.2, "Split Virtqueues"). Not here: who may use a
+ * queue when (virtio_pci.c). Everything in the rings and descriptor tables is the guest's and may change under us:
+ * each word is read once into a local, checked, then used. Surprise: a chain's buffers come as host addresses,
+ * already checked to be RAM; who writes to one says so with virtq_wrote(). */
 #ifndef NB_VIRTIO_VIRTQ_H
 #define NB_VIRTIO_VIRTQ_H
 
@@ -9,8 +10,8 @@
 
 enum { VIRTQ_MAX_SIZE = 256, VIRTQ_MAX_SEGS = 256, VIRTQ_NO_VECTOR = 0xffff };
 
-/* desc, avail, used: guest-physical addresses. last_avail: next avail entry to take; next_used: next used entry to fill;
- * signalled: next_used at the last decision about an interrupt. */
+/* desc, avail, used: guest-physical addresses. last_avail: next avail entry to take; next_used: next used entry to
+ * fill; signalled: next_used at the last decision about an interrupt. */
 #define VIRTQ_STATE(F, A) \
 	F(u64, desc) F(u64, avail) F(u64, used) \
 	F(u16, size) F(u16, vector) F(u16, enabled) F(u16, last_avail) \
@@ -38,7 +39,8 @@ struct virtq_chain {
 	struct virtq_seg seg[VIRTQ_MAX_SEGS];
 };
 
-/* Takes the next chain. 1, 0 when the ring is empty, or -EINVAL when the driver broke the rules (the device then needs a reset). */
+/* Takes the next chain. 1, 0 when the ring is empty, or -EINVAL when the driver broke the rules (the device then
+ * needs a reset). */
 int virtq_pop(struct virtq *q, struct virtq_chain *c);
 /* Gives a chain back with `len` bytes written to it. */
 void virtq_push(struct virtq *q, u16 head, u32 len);

@@ -1,4 +1,5 @@
-/* A machine without vCPUs for device tests: memory, bus, clock, a Q35 host bridge, and records of what devices did to the outside. */
+/* A machine without vCPUs for device tests: memory, bus, clock, a Q35 host bridge, and records of what devices did
+ * to the outside. */
 #ifndef DEV_RIG_H
 #define DEV_RIG_H
 

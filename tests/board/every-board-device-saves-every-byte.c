@@ -1,4 +1,5 @@
-/* Walks every instance of a full board: rows cover each register byte exactly once, what is saved is what is loaded, and reset is power-on. */
+/* Walks every instance of a full board: rows cover each register byte exactly once, what is saved is what is loaded,
+ * and reset is power-on. */
 #include "virtio_driver.h"
 #include "dev/fw_cfg.h"
 #include "dev/i8042.h"

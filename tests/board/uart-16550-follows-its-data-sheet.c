@@ -2,7 +2,8 @@
 #include "dev_rig.h"
 #include "dev/uart16550.h"
 
-enum { COM1 = 0x3f8, DATA = COM1, IER = COM1 + 1, IIR = COM1 + 2, LCR = COM1 + 3, MCR = COM1 + 4, LSR = COM1 + 5, MSR = COM1 + 6, SCR = COM1 + 7, IRQ = 4 };
+enum { COM1 = 0x3f8, DATA = COM1, IER = COM1 + 1, IIR = COM1 + 2, LCR = COM1 + 3,
+	MCR = COM1 + 4, LSR = COM1 + 5, MSR = COM1 + 6, SCR = COM1 + 7, IRQ = 4 };
 
 static struct rig *r;
 static struct uart16550 *u;

@@ -307,7 +307,8 @@ int main(void)
 		T(requests_beyond_the_end_fail), T(the_serial_number_is_cut_at_20_bytes), T(unknown_requests_are_unsupported),
 		T(zeroes_and_discards_work_on_ranges),
 		cmocka_unit_test_setup_teardown(a_read_only_disk_refuses_writes, setup_read_only, teardown),
-		cmocka_unit_test_setup_teardown(more_requests_than_the_device_holds_are_all_served, setup_two_queues, teardown), T(a_request_without_status_breaks_the_device),
+		cmocka_unit_test_setup_teardown(more_requests_than_the_device_holds_are_all_served, setup_two_queues, teardown),
+		T(a_request_without_status_breaks_the_device),
 		T(a_short_header_breaks_the_device), T(a_reset_in_mid_flight_forgets_requests), T(quiesce_leaves_nothing_in_flight),
 		T(a_file_that_shrank_gives_io_errors), cmocka_unit_test(bad_images_are_refused),
 	};

@@ -1,4 +1,5 @@
-/* A guest's virtio driver, as far as tests need one: finds the device's windows by its capabilities, sets up queues in rig memory. */
+/* A guest's virtio driver, as far as tests need one: finds the device's windows by its capabilities, sets up queues
+ * in rig memory. */
 #ifndef VIRTIO_DRIVER_H
 #define VIRTIO_DRIVER_H
 

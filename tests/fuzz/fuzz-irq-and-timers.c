@@ -34,6 +34,15 @@ static void mmio_access(struct rig *r, struct fuzz_input *in)
 		bus_mmio_read(&r->bus, at, bytes);
 }
 
+/* Registers that exist, values that switch something on. */
+static void hpet_access(struct rig *r, struct fuzz_input *in)
+{
+	static const u16 regs[] = { 0x10, 0x20, 0xf0, 0x100, 0x108, 0x110, 0x120, 0x128, 0x140, 0x148 };
+	u16 reg = regs[fuzz_take(in, 1) % array_len(regs)];
+	u32 v = (u32)fuzz_take(in, 2);
+	wr32(r, HPET_BASE + reg, (reg & 0x1f) == 8 ? rd32(r, HPET_BASE + 0xf0) + v : reg == 0x10 ? v & 3 : v);
+}
+
 static void ioapic_access(struct rig *r, struct fuzz_input *in)
 {
 	u8 reg = fuzz_take(in, 1) & 0x3f;
@@ -91,7 +100,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 		u8 op = (u8)fuzz_take(&in, 1);
 		switch (op & 7) {
 		case 0: port_access(r, &in); break;
-		case 1: mmio_access(r, &in); break;
+		case 1: op & 8 ? hpet_access(r, &in) : mmio_access(r, &in); break;
 		case 2: ioapic_access(r, &in); break;
 		case 3:
 		case 4: apic_access(r, &in); break;

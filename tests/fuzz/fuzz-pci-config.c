@@ -1,4 +1,5 @@
-/* Configuration space by both ways, BARs that land anywhere, MSI-X tables, and all small ports of the board, with rubbish. */
+/* Configuration space by both ways, BARs that land anywhere, MSI-X tables, and all small ports of the board, with
+ * rubbish. */
 #include "fuzz_input.h"
 #include "base/log.h"
 #include "virtio_driver.h"

@@ -1,4 +1,5 @@
-/* A driver gone mad in front of virtio-blk: rings, descriptors, requests and transport registers hold rubbish, or nearly sense. */
+/* A driver gone mad in front of virtio-blk: rings, descriptors, requests and transport registers hold rubbish, or
+ * nearly sense. */
 #include "fuzz_input.h"
 #include "virtio_driver.h"
 #include "virtio/virtio_blk.h"

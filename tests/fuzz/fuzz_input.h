@@ -1,4 +1,5 @@
-/* Fuzz inputs as a stream of small numbers. A target is LLVMFuzzerTestOneInput alone: libFuzzer drives it, or standalone.c with random bytes. */
+/* Fuzz inputs as a stream of small numbers. A target is LLVMFuzzerTestOneInput alone: libFuzzer drives it, or
+ * standalone.c with random bytes. */
 #ifndef FUZZ_INPUT_H
 #define FUZZ_INPUT_H
 

@@ -1,5 +1,5 @@
-/* Drives a fuzz target without libFuzzer: `target [RUNS [SEED]]` with random inputs, `target FILE...` with saved ones. The seed of a run that dies
- * is the last one printed. */
+/* Drives a fuzz target without libFuzzer: `target [RUNS [SEED]]` with random inputs, `target FILE...` with saved
+ * ones. The seed of a run that dies is the last one printed. */
 #include "fuzz_input.h"
 #include <errno.h>
 #include <stdio.h>
