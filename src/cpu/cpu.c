@@ -205,8 +205,10 @@ void cpu_reset(struct cpu *c)
 void cpu_init_signal(struct cpu *c)
 {
 	u64 keep = c->arch.cr0 & (CR0_CD | CR0_NW); /* INIT leaves caches, x87, vectors, TSC, MTRRs and most MSRs alone */
+	u8 sipi = c->arch.sipi_pending; /* a thread that was slow to wake finds INIT and the SIPI behind it together */
 	reset_common(c);
+	c->arch.sipi_pending = sipi;
 	c->arch.cr0 = keep | CR0_ET;
-	cpu_unpend(c, PEND_NMI | PEND_SIPI | PEND_STEP | PEND_INJECT);
+	cpu_unpend(c, PEND_NMI | PEND_STEP | PEND_INJECT);
 	reset_finish(c, false);
 }
