@@ -156,6 +156,7 @@ static enum step iret_to_vm86(struct cpu *c, struct stack *s, u64 ip, u16 cs_sel
 	c->arch.gpr[GPR_RSP] = (u32)sp;
 	c->arch.rip = ip;
 	cpu_set_rflags(c, flags);
+	cpu_update_mode(c);
 	return STEP_STOP;
 }
 

@@ -132,6 +132,7 @@ static bool take_sipi(struct cpu *c)
 	c->arch.seg[SEG_CS].base = (u64)vector << 12;
 	c->arch.rip = 0;
 	c->arch.activity = ACT_ACTIVE;
+	c->arch.nmi_pending = 0; /* one that came while waiting is lost, not delivered to a vector table that is not there yet */
 	cpu_update_mode(c);
 	return true;
 }
