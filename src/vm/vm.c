@@ -11,10 +11,17 @@
 #include <unistd.h>
 
 /* ---- what the CPUs ask of the machine ---- */
-static u64 io_port_read(void *vm, u16 port, unsigned size) { return bus_port_read(&((struct vm *)vm)->bus, port, size); }
-static void io_port_write(void *vm, u16 port, u64 v, unsigned size) { bus_port_write(&((struct vm *)vm)->bus, port, v, size); }
-static u64 io_mmio_read(void *vm, u64 addr, unsigned size) { return bus_mmio_read(&((struct vm *)vm)->bus, addr, size); }
-static void io_mmio_write(void *vm, u64 addr, u64 v, unsigned size) { bus_mmio_write(&((struct vm *)vm)->bus, addr, v, size); }
+/* A device sees the time of the very instruction that asks it. */
+static struct bus *bus_at_now(struct vm *vm)
+{
+	if (vcpu_current)
+		clock_publish(&vm->clock, cpu_now(vcpu_current->cpu));
+	return &vm->bus;
+}
+static u64 io_port_read(void *vm, u16 port, unsigned size) { return bus_port_read(bus_at_now(vm), port, size); }
+static void io_port_write(void *vm, u16 port, u64 v, unsigned size) { bus_port_write(bus_at_now(vm), port, v, size); }
+static u64 io_mmio_read(void *vm, u64 addr, unsigned size) { return bus_mmio_read(bus_at_now(vm), addr, size); }
+static void io_mmio_write(void *vm, u64 addr, u64 v, unsigned size) { bus_mmio_write(bus_at_now(vm), addr, v, size); }
 
 static void notify(struct vm *vm)
 {

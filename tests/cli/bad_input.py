@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""Bad input gets one clear line naming the thing, its value and what to do, and exit status 2.
+
+usage: bad_input.py NESTBOX
+"""
+import os
+import subprocess
+import sys
+import tempfile
+
+nestbox = sys.argv[1]
+work = tempfile.mkdtemp(prefix="nestbox-cli-")
+failures = 0
+
+
+def path(name, data=None):
+    p = os.path.join(work, name)
+    if data is not None:
+        with open(p, "wb") as f:
+            f.write(data)
+    return p
+
+
+def case(sentence, argv, status, words, lines=2):
+    """Runs nestbox; checks the status, that every word is in stderr, and that stderr is short."""
+    global failures
+    r = subprocess.run([nestbox] + argv, capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
+    err = r.stderr.decode("utf-8", "replace")
+    problems = []
+    if r.returncode != status:
+        problems.append(f"status {r.returncode}, expected {status}")
+    problems += [f"no {w!r} in stderr" for w in words if w not in err]
+    if len(err.splitlines()) > lines:
+        problems.append(f"{len(err.splitlines())} lines on stderr, expected at most {lines}")
+    if problems:
+        failures += 1
+        print(f"FAIL {sentence}: {'; '.join(problems)}\n     stderr: {err!r}")
+    else:
+        print(f"ok   {sentence}")
+
+
+empty = path("empty", b"")
+text = path("text", b"this is no kernel\n" * 100)
+elf32 = path("elf", b"\x7fELF\x01\x01\x01" + b"\0" * 200)
+odd = path("odd.img", b"x" * 513)
+zeros = path("zeros", b"\0" * 65536)
+gz = path("kernel.gz", b"\x1f\x8b" + b"\0" * 4096)
+
+K = ["run", "--serial", "null", "--kernel"]
+case("no kernel given", ["run"], 2, ["--kernel"])
+case("kernel file is missing", K + [path("nosuch")], 2, ["nosuch", "No such file"])
+case("kernel is a folder", K + [work], 2, ["directory"])
+case("kernel is empty", K + [empty], 2, ["empty"])
+case("kernel is text", K + [text], 2, ["text", "kernel"])
+case("kernel is zeros", K + [zeros], 2, ["zeros", "not a kernel"])
+case("kernel is a broken ELF file", K + [elf32], 2, ["elf"])
+case("kernel is gzipped", K + [gz], 2, ["gzip"])
+case("initrd is missing", K + [text, "--initrd", path("noinitrd")], 2, ["kernel"])
+case("memory is zero", K + [text, "--memory", "0"], 2, ["--memory", "\"0\""])
+case("memory is negative", K + [text, "--memory", "-5"], 2, ["--memory", "\"-5\""])
+case("memory is a word", K + [text, "--memory", "much"], 2, ["--memory", "much"])
+case("memory is more than the host has", K + [text, "--memory", "900000G"], 2, ["--memory", "900000G"])
+case("memory is too little", K + [text, "--memory", "1M"], 2, ["--memory"])
+case("zero vCPUs", K + [text, "--cpus", "0"], 2, ["--cpus", "\"0\""])
+case("too many vCPUs", K + [text, "--cpus", "1000"], 2, ["--cpus", "\"1000\""])
+case("vCPUs as a word", K + [text, "--cpus", "two"], 2, ["--cpus", "two"])
+case("nested is maybe", K + [text, "--nested", "maybe"], 2, ["--nested", "maybe"])
+case("unknown CPU model", K + [text, "--cpu", "pentium9"], 2, ["pentium9"])
+case("unknown engine", K + [text, "--engine", "warp"], 2, ["--engine", "warp"])
+case("unknown serial", K + [text, "--serial", "pigeon"], 2, ["--serial", "pigeon"])
+case("serial file cannot be made", K + [text, "--serial", "file:" + path("no/such/folder/log")], 2, ["no/such/folder/log"])
+case("unknown trace name", K + [text, "--trace", "insn,nonsense"], 2, ["nonsense"])
+case("timeout is a word", K + [text, "--timeout", "soon"], 2, ["--timeout", "soon"])
+case("disk is missing", K + [text, "--disk", path("nodisk.img")], 2, ["nodisk.img"])
+case("disk size is odd", K + [text, "--disk", odd], 2, ["odd.img", "513"])
+case("too many disks", K + [text] + ["--disk", zeros] * 9, 2, ["--disk"])
+case("unknown option", ["run", "--frobnicate"], 2, ["--frobnicate"])
+case("option without its argument", ["run", "--kernel"], 2, ["--kernel"])
+case("stray argument", K + [text, "stray"], 2, ["stray"])
+case("unknown command", ["fly"], 2, ["fly"])
+
+help_text = subprocess.run([nestbox, "run", "--help"], capture_output=True).stdout.decode()
+man_text = subprocess.run([nestbox, "man"], capture_output=True).stdout.decode().replace("\\-", "-")
+for option in [w for w in help_text.split() if w.startswith("--") and w[2:3].isalpha()]:
+    if f".B {option}" not in man_text and option != "--no-reboot),":
+        print(f"FAIL the manual page lacks {option}")
+        failures += 1
+
+print(f"{'FAILED' if failures else 'passed'}: {failures} failures")
+sys.exit(failures > 0)
