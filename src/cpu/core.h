@@ -14,7 +14,7 @@
 
 /* ---- boundary work (cpu/service.c) ---- */
 /* At an instruction boundary, when cpu_must_service(): pending events in the manual's priority order ("Priority Among Concurrent Events"), VMX polls, timers,
- * budget for the next run. Returns true when the engine shall go on, false when run() must return with *what. Sets PEND_STEP and MODE_ONE as needed. */
+ * budget for the next run. Returns true when the engine shall go on, false when run() must return with *what (PEND_KICK stays set: the VM clears it). Sets PEND_STEP and MODE_ONE as needed. */
 struct exit_record;
 bool cpu_service(struct cpu *c, struct exit_record *what);
 /* After STEP_FAULT: deliver cpu->fault (may become #DF, VM exit, shutdown). */

@@ -90,7 +90,7 @@ enum step cpu_set_cr3(struct cpu *c, u64 value)
 	mmu_switch(c);
 	if (!keep)
 		mmu_flush_current(c, false);
-	return STEP_END;
+	return STEP_STOP; /* the next instruction may lie elsewhere */
 }
 
 #define CR4_PDPTE_BITS (CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP)

@@ -249,8 +249,6 @@ void cpu_halt(struct cpu *c, enum activity a)
 {
 	c->arch.activity = a;
 	c->budget_end = 0; /* come to cpu_service */
-	if (a == ACT_HLT)
-		c->stats.halts++;
 }
 
 static bool leave(struct cpu *c, struct exit_record *what, enum exit_kind kind, u64 wake_v)
@@ -278,10 +276,8 @@ bool cpu_service(struct cpu *c, struct exit_record *what)
 	do
 		sync_time(c);
 	while (one_event(c));
-	if (__atomic_load_n(&c->pending, __ATOMIC_RELAXED) & PEND_KICK) {
-		cpu_unpend(c, PEND_KICK);
+	if (__atomic_load_n(&c->pending, __ATOMIC_RELAXED) & PEND_KICK) /* the VM clears it */
 		return leave(c, what, EXIT_KICK, CLOCK_NEVER);
-	}
 	if (c->arch.activity == ACT_SHUTDOWN && !c->arch.guest_mode)
 		return leave(c, what, EXIT_SHUTDOWN, CLOCK_NEVER);
 	if (c->arch.activity != ACT_ACTIVE) {
