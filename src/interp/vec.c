@@ -175,7 +175,7 @@ struct use { bool vec, mmx; const ZydisDecodedOperand *mem; };
 
 static struct use operands_of(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)
 {
-	struct use u = { .mmx = zi->mnemonic == ZYDIS_MNEMONIC_EMMS || zi->mnemonic == ZYDIS_MNEMONIC_CVTPI2PS };
+	struct use u = { .mmx = zi->mnemonic == ZYDIS_MNEMONIC_EMMS };
 
 	for (unsigned k = 0; k < zi->operand_count; k++) {
 		ZydisRegisterClass cls = ops[k].type == ZYDIS_OPERAND_TYPE_REGISTER ? ZydisRegisterGetClass(ops[k].reg.value) : 0;

@@ -37,7 +37,7 @@ static noinline enum step maskload_body(struct cpu *c, const struct insn *i)
 	for (unsigned k = 0; k < n; k++) {
 		if (!selected(mask, k, size))
 			continue;
-		if (!element_read(c, i, (ea_masked(c, i) + k * size) & size_mask(i->asize), size, &v))
+		if (!element_read(c, i, vec_piece(c, i, ea_masked(c, i) + k * size), size, &v))
 			return STEP_FAULT;
 		store_le(out + k * size, v, size);
 	}
@@ -58,7 +58,7 @@ static noinline enum step maskstore_body(struct cpu *c, const struct insn *i)
 		for (unsigned k = 0; k < n; k++) {
 			if (!selected(mask, k, size))
 				continue;
-			if (!seg_la(c, i, i->seg, (ea_masked(c, i) + k * size) & size_mask(i->asize), size, true, &la))
+			if (!seg_la(c, i, i->seg, vec_piece(c, i, ea_masked(c, i) + k * size), size, true, &la))
 				return STEP_FAULT;
 			if (pass ? !mmu_write(c, la, size, load_le(data + k * size, size)) : !mmu_probe_write(c, la, size)) {
 				interp_fix_fault(c, i->seg, la);
@@ -81,7 +81,6 @@ static noinline enum step gather_body(struct cpu *c, const struct insn *i)
 	set_rip(c, i);
 	for (unsigned k = 0; k < n; k++) /* the mask becomes all ones or zeros before anything can fault */
 		memset(mask + k * size, selected(mask, k, size) ? 0xff : 0, size);
-	memset(mask + n * size, 0, 32 - n * size);
 	for (unsigned k = 0; k < n; k++) {
 		u64 at = sign_extend(load_le(index + k * isize, isize), 8 * isize);
 		u64 ea = (c->arch.gpr[i->base] + (at << i->scale) + (u64)(i64)i->disp) & size_mask(i->asize);

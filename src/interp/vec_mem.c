@@ -40,23 +40,39 @@ bool vec_probe_write(struct cpu *c, const struct insn *i, u64 plus, unsigned siz
 	return false;
 }
 
-/* The checks come first, so that nothing can fail after the stub has changed the guest's state. */
-enum step vec_slow(struct cpu *c, const struct insn *i)
+/* As on the silicon, a conversion computes first: its SIMD exception beats a fault of the store, and the flags in MXCSR stay. Everything else
+ * must not change anything before the store is known to succeed. */
+static enum step slow_store(struct cpu *c, const struct insn *i)
 {
 	u8 *bounce = vec_of(c)->bounce;
-	bool store = i->src2 & VEC_F_STORE;
-	enum step s;
+	bool first = i->src2 & VEC_F_FP;
+	enum step s = first ? vec_run(c, i, bounce) : STEP_END;
 	u64 la;
 
 	set_rip(c, i);
-	if (!mem_la(c, i, 0, i->opsize, store, &la))
+	if (s != STEP_END || !mem_la(c, i, 0, i->opsize, true, &la))
 		return STEP_FAULT;
 	if (la & i->aux8)
 		return cpu_gp(c, 0);
-	if (store ? !vec_probe_write(c, i, 0, i->opsize) : !vec_read(c, i, 0, bounce, i->opsize))
+	if (!first) {
+		if (!vec_probe_write(c, i, 0, i->opsize))
+			return STEP_FAULT;
+		vec_run(c, i, bounce);
+	}
+	return vec_write(c, i, 0, bounce, i->opsize) ? STEP_END : STEP_FAULT;
+}
+
+enum step vec_slow(struct cpu *c, const struct insn *i)
+{
+	u8 *bounce = vec_of(c)->bounce;
+	u64 la;
+
+	if (i->src2 & VEC_F_STORE)
+		return slow_store(c, i);
+	set_rip(c, i);
+	if (!mem_la(c, i, 0, i->opsize, false, &la))
 		return STEP_FAULT;
-	s = vec_run(c, i, bounce);
-	if (s == STEP_END && store && !vec_write(c, i, 0, bounce, i->opsize))
-		return STEP_FAULT;
-	return s;
+	if (la & i->aux8)
+		return cpu_gp(c, 0);
+	return vec_read(c, i, 0, bounce, i->opsize) ? vec_run(c, i, bounce) : STEP_FAULT;
 }

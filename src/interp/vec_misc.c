@@ -42,51 +42,43 @@ static enum step h_vzeroall(struct cpu *c, const struct insn *i)
 }
 
 /* ---- MASKMOVQ, (V)MASKMOVDQU: bytes of dst where src's have bit 7 set, to seg:rDI ---- */
-/* Checks the selected bytes of [from, to), which lie in one page. The silicon reports faults at the start of the piece. */
-static bool check_piece(struct cpu *c, const struct insn *i, u64 ea, const u8 *mask, unsigned from, unsigned to)
-{
-	u64 la, first = 0;
-	bool any = false;
-
-	for (unsigned k = from; k < to; k++) {
-		if (k > from && !((ea + k) & 0xfff))
-			return check_piece(c, i, ea, mask, k, to) && (!any || mmu_probe_write(c, first, 1));
-		if (k == from && !seg_la(c, i, i->seg, (ea + k) & size_mask(i->asize), 0, true, &first))
-			first = 0;
-		if (!(mask[k] & 0x80))
-			continue;
-		if (!seg_la(c, i, i->seg, (ea + k) & size_mask(i->asize), 1, true, &la))
-			return false;
-		any = true;
-	}
-	if (!any || mmu_probe_write(c, first, 1))
-		return true;
-	interp_fix_fault(c, i->seg, first);
-	return false;
-}
-
-static bool store_selected(struct cpu *c, const struct insn *i, const u8 *data, const u8 *mask, unsigned n)
+/* The silicon checks each half of the operand, the upper first, whatever the mask says. */
+static bool check_target(struct cpu *c, const struct insn *i, unsigned n)
 {
 	u64 ea = c->arch.gpr[GPR_RDI] & size_mask(i->asize), la;
 
 	set_rip(c, i);
-	for (unsigned k = n; k; k -= 8) /* the upper half first */
-		if (!check_piece(c, i, ea, mask, k - 8, k))
+	for (unsigned k = n; k; k -= 8) {
+		if (!seg_la(c, i, i->seg, vec_piece(c, i, ea + k - 8), 8, true, &la))
 			return false;
+		if (!mmu_probe_write(c, la, 8)) {
+			interp_fix_fault(c, i->seg, la);
+			return false;
+		}
+	}
+	return true;
+}
+
+static enum step store_selected(struct cpu *c, const struct insn *i, const u8 *data, const u8 *mask, unsigned n)
+{
+	u64 ea = c->arch.gpr[GPR_RDI] & size_mask(i->asize), la;
+
 	for (unsigned k = 0; k < n; k++) {
 		if (!(mask[k] & 0x80))
 			continue;
-		if (!seg_la(c, i, i->seg, (ea + k) & size_mask(i->asize), 1, true, &la) || !mmu_write(c, la, 1, data[k]))
-			return false;
+		if (!seg_la(c, i, i->seg, vec_piece(c, i, ea + k), 1, true, &la) || !mmu_write(c, la, 1, data[k]))
+			return STEP_FAULT;
 	}
-	return true;
+	return STEP_END;
 }
 
 static noinline enum step maskmovdqu_body(struct cpu *c, const struct insn *i, enum vec_kind kind)
 {
 	if (!vec_enabled(c, kind))
 		return vec_refuse(c, i, kind);
-	return store_selected(c, i, vec_reg(c, i->dst), vec_reg(c, i->src), 16) ? STEP_END : STEP_FAULT;
+	if (!check_target(c, i, 16))
+		return STEP_FAULT;
+	return store_selected(c, i, vec_reg(c, i->dst), vec_reg(c, i->src), 16);
 }
 
 static noinline enum step maskmovq_body(struct cpu *c, const struct insn *i)
@@ -95,10 +87,10 @@ static noinline enum step maskmovq_body(struct cpu *c, const struct insn *i)
 
 	if (!vec_enabled(c, VEC_MMX))
 		return vec_refuse(c, i, VEC_MMX);
-	if (x87_ready(c, i) != STEP_END)
+	if (x87_ready(c, i) != STEP_END || !check_target(c, i, 8))
 		return STEP_FAULT;
 	((vec_stub *)i->aux)(c, v);
-	return store_selected(c, i, (u8 *)&v[0], (u8 *)&v[1], 8) ? STEP_END : STEP_FAULT;
+	return store_selected(c, i, (u8 *)&v[0], (u8 *)&v[1], 8);
 }
 
 static enum step h_maskmovdqu(struct cpu *c, const struct insn *i) { return after(c, i, maskmovdqu_body(c, i, VEC_SSE)); }

@@ -91,6 +91,12 @@ enum step vec_run(struct cpu *c, const struct insn *i, void *p);
 
 static inline u8 *vec_reg(struct cpu *c, unsigned r) { return c->arch.ymm + 32 * r; }
 
+/* Address of a later piece of an operand: in 64-bit mode it may pass 4 GiB even with 32-bit addressing. */
+static inline u64 vec_piece(const struct cpu *c, const struct insn *i, u64 ea)
+{
+	return c->mode & MODE_L ? ea : ea & size_mask(i->asize);
+}
+
 /* ---- decoders of the parts ---- */
 typedef insn_fn *vec_decoder(struct cpu *c, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops, struct insn *out);
 vec_decoder vec_decode_misc, vec_decode_masked, x87_decode, xsave_decode;

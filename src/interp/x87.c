@@ -91,19 +91,55 @@ static noinline void x87_note(struct cpu *c, const struct insn *i)
 		store_le(c->arch.x87 + X87_FDP, ea_masked(c, i), 8);
 }
 
+/* Runs a store into the bounce buffer while exceptions are unmasked. An exception that prevents the store leaves the buffer
+ * alone, and memory is not touched then, nor can it fault: two runs with different fillings tell. */
+static bool stored_unmasked(struct cpu *c, const struct insn *i, struct fx_area *before)
+{
+	u8 *bounce = vec_of(c)->bounce, filling = 0xa5;
+
+	for (unsigned n = 0; n < 2; n++, filling ^= 0xff) {
+		if (n)
+			fx_restore(before);
+		else
+			fx_save(before);
+		memset(bounce, filling, i->opsize);
+		((vec_stub *)i->aux)(c, bounce);
+		for (unsigned k = 0; k < i->opsize; k++)
+			if (bounce[k] != filling)
+				return true;
+	}
+	return false;
+}
+
+static enum step slow_store(struct cpu *c, const struct insn *i)
+{
+	struct fx_area before;
+	u8 *bounce = vec_of(c)->bounce;
+
+	if (vec_of(c)->x87_unmasked) {
+		if (!stored_unmasked(c, i, &before) || vec_write(c, i, 0, bounce, i->opsize))
+			return STEP_END;
+		fx_restore(&before);
+		return STEP_FAULT;
+	}
+	if (!vec_probe_write(c, i, 0, i->opsize))
+		return STEP_FAULT;
+	((vec_stub *)i->aux)(c, bounce);
+	return vec_write(c, i, 0, bounce, i->opsize) ? STEP_END : STEP_FAULT;
+}
+
 static noinline enum step x87_slow(struct cpu *c, const struct insn *i)
 {
 	u8 *bounce = vec_of(c)->bounce;
-	bool store = i->src2 & VEC_F_STORE;
 
-	if (store && !vec_probe_write(c, i, 0, i->opsize))
-		return STEP_FAULT;
-	/* A store whose unmasked exception prevents it must leave the bytes as they are. */
-	if ((!store || vec_of(c)->x87_unmasked) && !vec_read(c, i, 0, bounce, i->opsize))
-		return STEP_FAULT;
-	((vec_stub *)i->aux)(c, bounce);
-	if (store && !vec_write(c, i, 0, bounce, i->opsize))
-		return STEP_FAULT;
+	if (i->src2 & VEC_F_STORE) {
+		if (slow_store(c, i) != STEP_END)
+			return STEP_FAULT;
+	} else {
+		if (!vec_read(c, i, 0, bounce, i->opsize))
+			return STEP_FAULT;
+		((vec_stub *)i->aux)(c, bounce);
+	}
 	store_le(c->arch.x87 + X87_FIP, insn_rip(c, i), 8);
 	if (vec_of(c)->x87_unmasked)
 		x87_note(c, i);

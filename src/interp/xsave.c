@@ -117,6 +117,22 @@ static void avx_take(struct cpu *c, const u8 *from)
 		memcpy(vec_reg(c, r) + 16, from + 16 * r, 16);
 }
 
+/* An area that is not aligned; when its address is not canonical either, that counts. */
+static enum step misaligned(struct cpu *c, const struct insn *i, u64 la)
+{
+	if (i->seg == SEG_SS && !cpu_canonical(la))
+		return cpu_fault_err(c, VEC_SS, 0);
+	return cpu_gp(c, 0);
+}
+
+/* The silicon looks first whether the last byte is accessible. */
+static bool end_ok(struct cpu *c, const struct insn *i, unsigned size, bool write)
+{
+	u8 byte;
+
+	return write ? vec_probe_write(c, i, size - 1, 1) : vec_read(c, i, size - 1, &byte, 1);
+}
+
 /* ---- FXSAVE, FXRSTOR ---- */
 static enum step fx_check(struct cpu *c, const struct insn *i, bool write)
 {
@@ -127,7 +143,9 @@ static enum step fx_check(struct cpu *c, const struct insn *i, bool write)
 		return cpu_fault(c, VEC_NM);
 	if (!mem_la(c, i, 0, 512, write, &la))
 		return STEP_FAULT;
-	return la & 15 ? cpu_gp(c, 0) : STEP_END;
+	if (la & 15)
+		return misaligned(c, i, la);
+	return end_ok(c, i, 512, write) ? STEP_END : STEP_FAULT;
 }
 
 static noinline enum step fxsave_body(struct cpu *c, const struct insn *i)
@@ -180,7 +198,7 @@ static enum step xs_check(struct cpu *c, const struct insn *i, bool write, bool 
 	}
 	if (!mem_la(c, i, 0, EXTENDED, write, &la))
 		return STEP_FAULT;
-	return la & 63 ? cpu_gp(c, 0) : STEP_END;
+	return la & 63 ? misaligned(c, i, la) : STEP_END;
 }
 
 static bool all_zero(const u8 *p, unsigned n)
@@ -215,6 +233,8 @@ static noinline enum step xsave_body(struct cpu *c, const struct insn *i, enum x
 	if (st != STEP_END)
 		return st;
 	rfbm = edx_eax(c) & (c->arch.xcr0 | (form == XF_XSAVES ? c->arch.xss : 0));
+	if (!end_ok(c, i, cpu_xsave_size(rfbm, 0, compacted), true))
+		return STEP_FAULT;
 	legacy_image(c, legacy, i->opsize == 8);
 	for (unsigned r = 0; r < 16; r++)
 		memcpy(avx + 16 * r, vec_reg(c, r) + 16, 16);
@@ -240,7 +260,7 @@ static noinline enum step xsave_body(struct cpu *c, const struct insn *i, enum x
 		header[0] = save;
 		header[1] = rfbm | COMPACTED;
 	} else {
-		if (!vec_read(c, i, HEADER, header, 8))
+		if (!vec_probe_write(c, i, HEADER, 8) || !vec_read(c, i, HEADER, header, 8))
 			return STEP_FAULT;
 		header[0] = (header[0] & ~rfbm) | (in & rfbm);
 	}
@@ -272,7 +292,7 @@ static noinline enum step xrstor_body(struct cpu *c, const struct insn *i, bool 
 
 	if (st != STEP_END)
 		return st;
-	if (!vec_read(c, i, HEADER, h, sizeof(h)))
+	if (!end_ok(c, i, EXTENDED, false) || !end_ok(c, i, 1, false) || !vec_read(c, i, HEADER, h, sizeof(h)))
 		return STEP_FAULT;
 	if (!header_ok(c, h, supervisor))
 		return cpu_gp(c, 0);

@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "isa/decode.h"
+
 const char *const oclass_names[O_CLASSES] = { "int", "branch", "string", "bmi", "x87", "mmx", "sse", "avx", "avx2", "fma", "crypto", "xsave" };
 
 struct template {
@@ -20,7 +22,7 @@ static unsigned ntemplates, cap;
 static unsigned *groups[O_CLASSES]; /* first template of each mnemonic, plus the end */
 static unsigned ngroups[O_CLASSES];
 static u32 classes;
-static ZydisDecoder decoder;
+static struct isa_decoder decoder;
 
 static const struct { u16 set; u8 cls; } set_classes[] = {
 	{ ZYDIS_ISA_SET_I86, O_INT }, { ZYDIS_ISA_SET_I186, O_INT }, { ZYDIS_ISA_SET_I386, O_INT }, { ZYDIS_ISA_SET_I486REAL, O_INT },
@@ -59,7 +61,8 @@ static bool denied(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand 
 		if (op[k].type != ZYDIS_OPERAND_TYPE_REGISTER)
 			continue;
 		switch ((int)ZydisRegisterGetClass(op[k].reg.value)) {
-		case ZYDIS_REGCLASS_SEGMENT: case ZYDIS_REGCLASS_CONTROL: case ZYDIS_REGCLASS_DEBUG: case ZYDIS_REGCLASS_TEST: case ZYDIS_REGCLASS_MASK:
+		case ZYDIS_REGCLASS_SEGMENT: return true;
+		case ZYDIS_REGCLASS_CONTROL: case ZYDIS_REGCLASS_DEBUG: case ZYDIS_REGCLASS_TEST: case ZYDIS_REGCLASS_MASK:
 		case ZYDIS_REGCLASS_BOUND: case ZYDIS_REGCLASS_TMM: case ZYDIS_REGCLASS_ZMM:
 			/* The XSAVE family's hidden XCR0 is none of these. */
 			if (op[k].visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT)
@@ -82,9 +85,15 @@ static int class_of(const ZydisDecodedInstruction *zi)
 	return -1;
 }
 
-static bool decode(const u8 *b, ZydisDecodedInstruction *zi, ZydisDecodedOperand *op)
+bool gen_decode(const u8 *b, ZydisDecodedInstruction *zi, ZydisDecodedOperand *op)
 {
-	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, b, 15, zi, op));
+	static struct isa_insn in;
+
+	if (isa_decode(&decoder, ISA_64, b, 15, &in) != ISA_OK)
+		return false;
+	*zi = in.zi;
+	memcpy(op, in.op, sizeof(in.op));
+	return true;
 }
 
 /* ---- encoding ---- */
@@ -143,7 +152,7 @@ static unsigned probe(struct template *t, const struct filter *f, unsigned reg, 
 
 		b[n] = (u8)((t->modrm == 3 ? 0xc0 : 0x40) | reg << 3 | (v == 2 && t->modrm == 1 ? 4 : rm));
 		b[n + 1] = 0x11;
-		if (!decode(b, &zi, op) || denied(&zi, op) || (cls = class_of(&zi)) < 0 || !(f->only & bit(cls)) || !f->shown(zi.meta.isa_set))
+		if (!gen_decode(b, &zi, op) || denied(&zi, op) || (cls = class_of(&zi)) < 0 || !(f->only & bit(cls)) || !f->shown(zi.meta.isa_set))
 			continue;
 		if (f->mnemonic && strcasecmp(f->mnemonic, ZydisMnemonicGetString(zi.mnemonic)))
 			continue;
@@ -216,17 +225,22 @@ static void make_groups(void)
 		classes |= ngroups[c] ? 1u << c : 0;
 }
 
+static bool is_prefix(u8 b)
+{
+	return (b & 0xf0) == 0x40 || (b & 0xe7) == 0x26 || (b >= 0x64 && b <= 0x67) || b == 0xf0 || b == 0xf2 || b == 0xf3 || b == 0xc4 || b == 0xc5 || b == 0x62;
+}
+
 void gen_init(u32 only, bool (*shown)(ZydisISASet set), const char *mnemonic)
 {
 	static const u8 prefixes[4] = { 0, 0x66, 0xf3, 0xf2 };
 	struct filter f = { only, shown, mnemonic };
 
-	ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	isa_decoder_init(&decoder, true, true);
 	for (unsigned n = 0; n < 2 * 4 * 4 * 256 * 2 * 2 * 2; n++) {
 		struct template t = { .vex = n & 1, .prefix = prefixes[n >> 1 & 3], .map = n >> 3 & 3, .opcode = (u8)(n >> 5), .w = n >> 13 & 1,
 		                      .l = n >> 14 & 1, .modrm = n >> 15 & 1 ? 3 : 1, .reg = -1, .rm = -1 };
 
-		if (t.vex ? !t.map : t.l || (!t.map && (t.opcode & 0xf0) == 0x40))
+		if (t.vex ? !t.map : t.l || (!t.map && is_prefix(t.opcode)))
 			continue;
 		add_opcode(t, &f);
 	}
@@ -282,7 +296,7 @@ static void encode(struct ocase *k, const struct template *t)
 static void patch(struct ocase *k, unsigned offset, unsigned bits_, u64 v)
 {
 	memcpy(k->code + offset, &v, bits_ / 8);
-	decode(k->code, &k->zi, k->op);
+	gen_decode(k->code, &k->zi, k->op);
 }
 
 /* A taken relative branch goes to O_PAD_B. */
@@ -307,7 +321,7 @@ void gen_case(struct ocase *k)
 		t = pick();
 		encode(k, t);
 		cls = -1;
-		if (!decode(k->code, &k->zi, k->op) || k->zi.mnemonic != t->mnemonic || denied(&k->zi, k->op))
+		if (!gen_decode(k->code, &k->zi, k->op) || k->zi.mnemonic != t->mnemonic || denied(&k->zi, k->op))
 			continue;
 		cls = class_of(&k->zi);
 	} while (cls != t->cls);

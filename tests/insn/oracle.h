@@ -60,6 +60,7 @@ void rnd_f80(u8 to[10]);
 /* Builds the table of instruction templates. only: bit per oclass. */
 void gen_init(u32 only, bool (*shown)(ZydisISASet set), const char *mnemonic);
 unsigned gen_templates(enum oclass cls);
+bool gen_decode(const u8 *b, ZydisDecodedInstruction *zi, ZydisDecodedOperand *op);
 /* Fills *k from k->seed. */
 void gen_case(struct ocase *k);
 void gen_state(struct ocase *k); /* registers, FPU and memory for the decoded instruction */
