@@ -2,8 +2,10 @@
  *
  * Blocks are keyed by frame, offset in the page and mode, so every mapping of a page shares them. They live in an arena that is only
  * emptied as a whole; a block that must go is made dead (each handler replaced by h_dead), so that a running block whose bytes were just
- * overwritten stops before its next instruction, and stale links to it find out. Order when decoding (vm/code.c relies on it): mark the
- * page's code lines, take write permission from everybody, then read the bytes. */
+ * overwritten stops before its next instruction, and stale links to it find out.
+ *
+ * Decoding works on a copy of the bytes. Then the page's code lines are marked, waiting requests of other vCPUs answered, write permission taken
+ * from everybody, and only if memory still says the same the block is used: from then on no write goes unseen (see vm/code.c). */
 #include "interp/interp.h"
 #include "interp/vec.h"
 #include "base/log.h"
@@ -79,6 +81,18 @@ static void insert(struct interp *e, struct block *b)
 }
 
 /* ---- death ---- */
+static struct block **frame_link(struct block *b, u32 frame) { return &b->frame_next[b->frame[0] == frame ? 0 : 1]; }
+
+static void unlink_frame(struct interp *e, struct block *b, u32 frame)
+{
+	struct block **p = &e->frame_blocks[frame];
+	while (*p && *p != b)
+		p = frame_link(*p, frame);
+	if (*p)
+		*p = *frame_link(b, frame);
+}
+
+/* A frame without live blocks must have an empty list: claim() relies on it. */
 static void kill_block(struct interp *e, struct block *b)
 {
 	struct block **p = &e->hash[hash_slot(b->key)];
@@ -86,6 +100,9 @@ static void kill_block(struct interp *e, struct block *b)
 		p = &(*p)->hash_next;
 	if (*p)
 		*p = b->hash_next;
+	unlink_frame(e, b, b->frame[0]);
+	if (b->frame[1] != NO_FRAME && b->frame[1] != b->frame[0])
+		unlink_frame(e, b, b->frame[1]);
 	b->key = BLOCK_DEAD_KEY;
 	for (unsigned k = 0; k < b->slots; k++)
 		b->insn[k].fn = h_dead;
@@ -104,18 +121,12 @@ void block_forget(struct cpu *c, u64 frame, unsigned first, unsigned last)
 	struct interp *e = interp_of(c);
 	if (frame >= e->nframes)
 		return;
-	struct block **p = &e->frame_blocks[frame];
-	while (*p) {
-		struct block *b = *p;
-		struct block **link = &b->frame_next[b->frame[0] == frame ? 0 : 1];
-		if (b->key != BLOCK_DEAD_KEY && overlaps(b, (u32)frame, first, last)) {
+	for (struct block *b = e->frame_blocks[frame], *after; b; b = after) {
+		after = *frame_link(b, (u32)frame);
+		if (overlaps(b, (u32)frame, first, last)) {
 			kill_block(e, b);
 			c->stats.code_invalidations++;
 		}
-		if (b->key == BLOCK_DEAD_KEY)
-			*p = *link;
-		else
-			p = link;
 	}
 }
 
@@ -151,17 +162,25 @@ enum step h_dead(struct cpu *c, const struct insn *i)
 /* ---- building ---- */
 static enum isa_mode isa_mode_of(u32 mode) { return mode & MODE_L ? ISA_64 : mode & MODE_D ? ISA_32 : ISA_16; }
 
-static void mark_lines(struct cpu *c, u32 frame, unsigned from, unsigned to)
+/* True when the frame had no code at all: then nobody has taken write permission away. */
+static bool mark_lines(struct cpu *c, u32 frame, unsigned from, unsigned to)
 {
 	u64 mask = low_mask(to / 64 + 1) & ~low_mask(from / 64), *lines = &c->mem->code_lines[frame];
-	if ((__atomic_load_n(lines, __ATOMIC_RELAXED) & mask) != mask)
-		__atomic_fetch_or(lines, mask, __ATOMIC_SEQ_CST);
+	u64 old = __atomic_load_n(lines, __ATOMIC_RELAXED);
+	if ((old & mask) != mask)
+		old = __atomic_fetch_or(lines, mask, __ATOMIC_SEQ_CST);
+	return old == 0;
 }
 
-static void claim(struct cpu *c, u32 frame)
+/* Page offsets from..to of the frame are about to be trusted. Requests that other vCPUs posted before our mark are answered first: one of them may
+ * say that the blocks which we believe to have claimed the page are gone. */
+static void claim(struct cpu *c, u32 frame, unsigned from, unsigned to)
 {
 	struct interp *e = interp_of(c);
-	if (e->frame_blocks[frame])
+	bool fresh = mark_lines(c, frame, from, to);
+	if ((__atomic_load_n(&c->pending, __ATOMIC_SEQ_CST) & PEND_CODE) && c->io && c->io->service_code)
+		c->io->service_code(c->io->vm, c);
+	if (!fresh && e->frame_blocks[frame])
 		return;
 	if (c->io && c->io->claim_code)
 		c->io->claim_code(c->io->vm, c, frame);
@@ -285,27 +304,26 @@ static struct block *build_crossing(struct cpu *c, u64 key, u64 la, u32 frame, c
 		return one_shot(c, la);
 	u32 frame2 = t2->frame;
 	const u8 *page2 = (const u8 *)(la2 + t2->addend);
-	mark_lines(c, frame, off, PAGE_SIZE - 1);
-	mark_lines(c, frame2, 0, ISA_MAX_LEN - here - 1);
-	claim(c, frame2);
-
 	u8 bytes[ISA_MAX_LEN];
 	struct isa_insn in;
 	bool last = false;
 	memcpy(bytes, page + off, here);
 	memcpy(bytes + here, page2, ISA_MAX_LEN - here);
 	enum isa_result r = isa_decode(&e->dec, isa_mode_of(mode), bytes, ISA_MAX_LEN, &in);
-	if (r == ISA_OK && in.zi.length <= here) /* changed since the caller looked */
-		return one_shot(c, la);
+	unsigned len = r == ISA_OK ? in.zi.length : ISA_MAX_LEN;
 	struct block *b = arena_room(c);
-	if (!b)
+	if (len <= here || !b) /* changed since the caller looked */
 		return one_shot(c, la);
 	start_block(b, key, frame, off);
 	b->frame[1] = frame2;
+	b->bytes = len;
 	add_special(b, h_cross, 0);
 	add_insn(c, b, r, &in, mode | MODE_ONE, 0, &last);
-	b->bytes = r == ISA_OK ? in.zi.length : ISA_MAX_LEN;
 	finish_block(b, mode | MODE_ONE, last);
+	claim(c, frame, off, PAGE_SIZE - 1);
+	claim(c, frame2, 0, len - here - 1);
+	if (memcmp(bytes, page + off, here) || memcmp(bytes + here, page2, len - here))
+		return one_shot(c, la);
 	return commit(c, b);
 }
 
@@ -324,39 +342,49 @@ enum step h_cross(struct cpu *c, const struct insn *i)
 	return STEP_END;
 }
 
-static struct block *build(struct cpu *c, u64 key, u64 la, const struct tlb_entry *t)
+/* Decodes from `bytes`, the first `avail` bytes of the block. False: its first instruction goes on in the next page. */
+static bool decode_block(struct cpu *c, struct block *b, u32 mode, const u8 *bytes, unsigned avail)
 {
 	struct interp *e = interp_of(c);
-	u32 mode = key & 0xff, frame = t->frame;
-	unsigned off = la & 0xfff, pos = off, max = mode & MODE_ONE ? 1 : BLOCK_MAX_INSNS;
-	const u8 *page = (const u8 *)((la & PAGE_MASK) + t->addend);
+	unsigned pos = 0, max = mode & MODE_ONE ? 1 : BLOCK_MAX_INSNS;
 	bool last = false, end = false;
-	struct block *b = arena_room(c);
-	if (!b) {
-		reset(c);
-		b = arena_room(c);
-	}
-	mark_lines(c, frame, off, (unsigned)min_u64(off + ISA_MAX_LEN - 1, PAGE_SIZE - 1));
-	claim(c, frame);
-	start_block(b, key, frame, off);
-	while (!end && b->n < max && pos < PAGE_SIZE) {
-		u8 bytes[ISA_MAX_LEN];
+	while (!end && b->n < max && pos < avail) {
 		struct isa_insn in;
-		unsigned take = (unsigned)min_u64(ISA_MAX_LEN, PAGE_SIZE - pos);
-		mark_lines(c, frame, pos, pos + take - 1);
-		memcpy(bytes, page + pos, take);
-		enum isa_result r = isa_decode(&e->dec, isa_mode_of(mode), bytes, take, &in);
-		if (r == ISA_MORE) {
-			if (b->n == 0)
-				return build_crossing(c, key, la, frame, page);
+		unsigned take = (unsigned)min_u64(ISA_MAX_LEN, avail - pos);
+		enum isa_result r = isa_decode(&e->dec, isa_mode_of(mode), bytes + pos, take, &in);
+		if (r == ISA_MORE && b->n == 0)
+			return false;
+		if (r == ISA_MORE)
 			break;
-		}
-		end = add_insn(c, b, r, &in, mode, pos - off, &last);
+		end = add_insn(c, b, r, &in, mode, pos, &last);
 		pos += r == ISA_OK ? in.zi.length : take;
 	}
-	b->bytes = pos - off;
+	b->bytes = pos;
 	finish_block(b, mode, last);
-	return commit(c, b);
+	return true;
+}
+
+static struct block *build(struct cpu *c, u64 key, u64 la, const struct tlb_entry *t)
+{
+	u32 mode = key & 0xff, frame = t->frame;
+	unsigned off = la & 0xfff;
+	const u8 *page = (const u8 *)((la & PAGE_MASK) + t->addend);
+	u8 bytes[BLOCK_MAX_INSNS * ISA_MAX_LEN];
+	unsigned avail = (unsigned)min_u64(sizeof bytes, PAGE_SIZE - off);
+	if (!arena_room(c))
+		reset(c);
+	for (unsigned tries = 0; tries < 4; tries++) {
+		struct block *b = arena_room(c);
+		bug_if(!b);
+		memcpy(bytes, page + off, avail);
+		start_block(b, key, frame, off);
+		if (!decode_block(c, b, mode, bytes, avail))
+			return build_crossing(c, key, la, frame, page);
+		claim(c, frame, off, off + b->bytes - 1);
+		if (memcmp(bytes, page + off, b->bytes) == 0)
+			return commit(c, b);
+	}
+	return one_shot(c, la); /* another vCPU keeps writing here */
 }
 
 /* ---- finding ---- */

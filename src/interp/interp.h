@@ -38,8 +38,6 @@ struct interp {
 	struct block *cur;            /* running */
 	u32 xneed;                    /* TLB bit that instruction fetch needs at this CPL */
 	bool reset_wanted;            /* all blocks are dead; empty the arena at the next lookup */
-	bool one_shot;                /* the block in `scratch` is being built or run */
-	u64 code_low, code_high;      /* lines of the page being decoded, see block.c */
 	struct block **hash;
 	struct block **frame_blocks;  /* per frame: blocks with bytes in it */
 	u64 nframes;

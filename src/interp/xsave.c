@@ -279,7 +279,7 @@ static bool header_ok(const struct cpu *c, const u64 h[8], bool supervisor)
 		rest |= h[k];
 	if (!(h[1] & COMPACTED))
 		return !supervisor && !h[1] && !h[2] && !(h[0] & ~allowed);
-	return cpu_has(c, FEAT_XSAVEC) && !((h[1] & ~COMPACTED) & ~allowed) && !(h[0] & ~h[1]) && !rest;
+	return cpu_has(c, FEAT_XSAVEC) && !((h[1] & ~COMPACTED) & ~allowed) && !(h[0] & ~(h[1] & ~COMPACTED)) && !rest;
 }
 
 static noinline enum step xrstor_body(struct cpu *c, const struct insn *i, bool supervisor)

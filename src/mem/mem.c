@@ -198,8 +198,12 @@ void mem_note_write(struct mem *m, u64 frame, unsigned off, unsigned len)
 	/* Either we see the line's bit, or the decoder, which sets the bit before it reads, sees our bytes. */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	unsigned first = off >> LINE_SHIFT, last = (off + len - 1) >> LINE_SHIFT;
-	if (likely(!(mem_code_lines(m, frame) & (low_mask(last + 1) & ~low_mask(first)))))
+	u64 hit = mem_code_lines(m, frame) & low_mask(last + 1) & ~low_mask(first);
+	if (likely(!hit))
 		return;
+	/* Cleared before the engines are told: who decodes here from now on sees the new bytes and marks the lines again. A page whose code is gone becomes an
+	 * ordinary page that way. */
+	__atomic_fetch_and(&m->code_lines[frame], ~hit, __ATOMIC_SEQ_CST);
 	for (unsigned i = 0; i < m->nlisteners; i++)
 		m->listeners[i].code_written(m->listeners[i].opaque, frame, first, last);
 }
