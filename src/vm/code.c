@@ -23,10 +23,31 @@ static void collapse(struct vcpu *v)
 	v->overflow = true;
 }
 
+/* A page is mostly written line after line: widen the request that waits for it already. */
+static bool merge(struct vcpu *v, const struct vm_code_request *r)
+{
+	for (unsigned i = v->nqueue; !r->claim && i-- > 0;) {
+		struct vm_code_request *q = &v->queue[i];
+		if (q->claim || q->frame != r->frame)
+			continue;
+		if (r->first < q->first)
+			q->first = r->first;
+		if (r->last > q->last)
+			q->last = r->last;
+		return true;
+	}
+	return false;
+}
+
 /* Claims that are waited for always fit: each other vCPU has at most one. */
 static void post(struct vcpu *v, struct vm_code_request r)
 {
 	pthread_mutex_lock(&v->code_lock);
+	if (merge(v, &r)) {
+		pthread_mutex_unlock(&v->code_lock);
+		cpu_pend(v->cpu, PEND_CODE);
+		return;
+	}
 	if (v->nqueue >= VM_CODE_QUEUE)
 		collapse(v);
 	if (r.acks || !v->overflow) {

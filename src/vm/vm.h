@@ -39,7 +39,7 @@ struct vm;
 
 /* A request to a vCPU's own thread about code; see code.c. */
 struct vm_code_request { u64 frame; u8 first, last; bool claim; u32 *acks; };
-#define VM_CODE_QUEUE 64
+#define VM_CODE_QUEUE 256
 
 struct vcpu {
 	struct cpu *cpu;
