@@ -35,7 +35,7 @@ static void normalise(const struct ocase *k, struct ostate *n, struct ostate *g)
 	n->rflags &= ~ignore;
 	g->rflags &= ~ignore;
 	/* The host kernel hides which of its own pages exist. */
-	if (n->vector == 14 && n->cr2 >> 63)
+	if (n->vector == 14 && n->cr2 >= 0x7ffffffff000)
 		n->error &= ~1u, g->error &= ~1u;
 	if (vague_cr2(k)) {
 		n->cr2 &= PAGE_MASK;
