@@ -9,7 +9,7 @@ enum icept {
 	ICEPT_CPUID, ICEPT_GETSEC, ICEPT_HLT, ICEPT_INVD, ICEPT_WBINVD,
 	ICEPT_INVLPG,     /* a = linear address */
 	ICEPT_INVPCID,    /* a = linear address of the descriptor, i->dst = register of the type */
-	ICEPT_RDPMC, ICEPT_RDTSC, ICEPT_RDTSCP, ICEPT_RSM,
+	ICEPT_RDPMC, ICEPT_RDTSC, ICEPT_RDTSCP, ICEPT_RDPID, ICEPT_RSM,
 	ICEPT_CR_READ,    /* a = control register number, b = GPR that receives it */
 	ICEPT_CR_WRITE,   /* a = control register number, b = GPR that is the source */
 	ICEPT_CLTS, ICEPT_LMSW, /* LMSW: a = source word, b = 1 when from memory, cpu->arch.gpr unaffected; i has the memory operand */

@@ -55,6 +55,8 @@ enum step sys_rdtscp(struct cpu *c, const struct insn *i)
 
 enum step sys_rdpid(struct cpu *c, const struct insn *i)
 {
+	if (cpu_icept(c, ICEPT_RDPID, i, 0, 0))
+		return STEP_STOP;
 	wr_u64(c, i->dst, (u32)c->arch.tsc_aux);
 	return STEP_END;
 }

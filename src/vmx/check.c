@@ -39,7 +39,7 @@ static inline bool injects_error(const struct check_ctx *k)
 {
 	const u32 vectors = 1u << VEC_DF | 1u << VEC_TS | 1u << VEC_NP | 1u << VEC_SS | 1u << VEC_GP | 1u << VEC_PF | 1u << VEC_AC;
 	unsigned vector = INJECT_VECTOR;
-	return INJECT_TYPE == 3 && (F(GUEST_CR0) & CR0_PE) && vector < 32 && (vectors >> vector & 1);
+	return INJECT_TYPE == 3 && (!k->unrestricted || (F(GUEST_CR0) & CR0_PE)) && vector < 32 && (vectors >> vector & 1);
 }
 
 static u64 pat_bad(u64 pat)

@@ -99,7 +99,7 @@ void vmx_want_exit(struct cpu *c, u32 reason, u64 qualification)
 	c->fault = (struct event){ .kind = EVENT_VIRT };
 }
 
-/* Length of the instruction at rip: not required for EPT exits, but processors give it and KVM uses it for misconfigurations. */
+/* Length of the instruction at rip: not required for EPT and APIC-access exits, but processors give it; KVM uses it for misconfigurations. */
 static unsigned insn_length(struct cpu *c)
 {
 	struct vmx *v = vmx_of(c);
@@ -130,10 +130,8 @@ void vmx_take_exit(struct cpu *c, const struct event *during)
 	}
 	if (p.convertible && !vectoring(during) && vmx_make_ve(c, &p))
 		return;
-	bool ept = p.reason == EXIT_EPT_VIOLATION || p.reason == EXIT_EPT_MISCONFIG;
 	if (!vectoring(during)) {
-		if (ept)
-			v->x.len = insn_length(c);
+		v->x.len = insn_length(c);
 		if ((p.reason == EXIT_EPT_VIOLATION || p.reason == EXIT_PML_FULL) && iret_unblocked(c))
 			q |= BIT(12);
 		v->x.rf = RF_SET;

@@ -216,6 +216,7 @@ bool vmx_icept(struct cpu *c, enum icept what, const struct insn *i, u64 a, u64 
 #include "vmx/icepts.def"
 #undef ICEPT
 	case ICEPT_RDTSCP: return rdtscp(c, i);
+	case ICEPT_RDPID: return !has(v, CTL_PROC2_RDTSCP) && undefined(c);
 	case ICEPT_INVPCID: return invpcid(c, i);
 	case ICEPT_CR_READ: return cr_read(c, i, a, b);
 	case ICEPT_CR_WRITE: return cr_write(c, i, a, b);

@@ -12,7 +12,7 @@ static enum step succeed(struct cpu *c)
 	return STEP_END;
 }
 
-/* e 0 asks for VMfailInvalid. In non-root operation (VMCS shadowing) the error goes to the shadow VMCS, see vm_access(). */
+/* e 0 asks for VMfailInvalid. The error number goes to the current VMCS, also in non-root operation (VMCS shadowing). */
 enum step vmx_fail(struct cpu *c, enum vmx_error e)
 {
 	struct vmx *v = vmx_of(c);
@@ -169,16 +169,6 @@ static struct access accessed_vmcs(struct cpu *c)
 	return a;
 }
 
-static enum step access_fail(struct cpu *c, struct access a, enum vmx_error e)
-{
-	set_arith(c, FLAG_ZF);
-	vmcs_set(a.m, VF_INSN_ERROR, e);
-	vmx_page_written(c, a.frame, offsetof(struct vmcs, f[VF_INSN_ERROR]), 8);
-	if (trace_on(TRACE_VMX))
-		trace_line(TRACE_VMX, "cpu%u rip %llx VMfail: %s", c->index, (unsigned long long)c->arch.rip, vmx_error_text(e));
-	return STEP_END;
-}
-
 /* SDM "VMREAD": in non-root operation an exit unless shadowing is on and the bitmap's bit is 0. */
 static bool access_exits(const struct cpu *c, const u8 *bitmap, u64 encoding)
 {
@@ -218,7 +208,7 @@ static enum step vmread(struct cpu *c, const struct insn *i)
 		return vmx_fail(c, 0);
 	int slot = usable_slot(v, encoding);
 	if (slot < 0)
-		return access_fail(c, a, VMERR_UNSUPPORTED_FIELD);
+		return vmx_fail(c, VMERR_UNSUPPORTED_FIELD);
 	u64 value = vmcs_get(a.m, slot) & vmcs_mask(slot);
 	if (encoding & 1)
 		value >>= 32;
@@ -252,7 +242,7 @@ static enum step vmwrite(struct cpu *c, const struct insn *i)
 	value &= operand_mask(c);
 	int slot = usable_slot(v, encoding);
 	if (slot < 0)
-		return access_fail(c, a, VMERR_UNSUPPORTED_FIELD);
+		return vmx_fail(c, VMERR_UNSUPPORTED_FIELD);
 	/* IA32_VMX_MISC[29]: exit-information fields may be written too. */
 	if (encoding & 1)
 		value = (vmcs_get(a.m, slot) & 0xffffffff) | value << 32;
