@@ -26,7 +26,7 @@ static void event_side_effects(struct cpu *c, const struct event *ev)
 	if (ev->vector == VEC_PF) {
 		c->arch.cr2 = ev->payload;
 	} else if (ev->vector == VEC_DB) {
-		if (ev->kind != EVENT_ICEBP)
+		if (ev->kind != EVENT_ICEBP || ev->payload)
 			c->arch.dr[6] = (c->arch.dr[6] & ~(u64)0xf) | (ev->payload & (0xf | DR6_BD | DR6_BS | DR6_BT));
 		c->arch.dr[7] &= ~(u64)BIT(13);
 		c->arch.debugctl &= ~(u64)3; /* LBR, BTF */
@@ -332,6 +332,16 @@ static void trace_event(struct cpu *c, const struct event *ev)
 		   (unsigned long long)c->icount);
 }
 
+/* A #DB (INT1 too, but not INT 1) takes along what a MOV SS has held back: one delivery, not two. */
+static void merge_pending_dbg(struct cpu *c, struct event *ev)
+{
+	if (ev->vector != VEC_DB || event_is_soft(ev) || ev->kind == EVENT_EXT_INT)
+		return;
+	if (c->arch.pending_dbg & DBG_ENABLED)
+		ev->payload |= c->arch.pending_dbg & 0xf;
+	c->arch.pending_dbg = 0;
+}
+
 static void deliver(struct cpu *c, struct event ev, bool injected)
 {
 	static const struct event none;
@@ -339,6 +349,8 @@ static void deliver(struct cpu *c, struct event ev, bool injected)
 	if (trace_on(TRACE_EVENT))
 		trace_event(c, &ev);
 	c->step = 0;
+	if (!injected)
+		merge_pending_dbg(c, &ev);
 	if (!injected && intercepted(c, &ev, &none))
 		return;
 	for (;;) {

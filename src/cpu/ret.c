@@ -3,14 +3,17 @@
 
 static u64 offset_mask(unsigned opsize) { return low_mask(opsize * 8); }
 
+/* The base stays, unlike with a MOV of a null selector: in 64-bit mode FS and GS keep working with what WRMSR put there. */
 void null_inner_segments(struct cpu *c)
 {
 	static const u8 which[] = { SEG_ES, SEG_FS, SEG_GS, SEG_DS };
 	for (unsigned i = 0; i < array_len(which); i++) {
 		struct seg *s = &c->arch.seg[which[i]];
 		bool conforming = (s->attr & (SEG_TYPE_CODE | SEG_TYPE_EC)) == (SEG_TYPE_CODE | SEG_TYPE_EC);
-		if (!(s->attr & SEG_UNUSABLE) && !conforming && SEG_DPL(s->attr) < c->arch.cpl)
-			*s = seg_null(0);
+		if (!(s->attr & SEG_UNUSABLE) && !conforming && SEG_DPL(s->attr) < c->arch.cpl) {
+			s->sel = 0;
+			s->attr = SEG_UNUSABLE;
+		}
 	}
 }
 

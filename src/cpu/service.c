@@ -61,7 +61,8 @@ void cpu_after_step(struct cpu *c)
 	c->arch.shadow &= ~(u32)(s & (SHADOW_STI | SHADOW_MOVSS));
 	if ((s & STEP_RF) && c->arch.rip != c->step_rip) /* a REP that goes on keeps RF */
 		c->arch.rflags &= ~(u64)FLAG_RF;
-	if ((s & STEP_TF) && (!(c->arch.debugctl & BIT(1)) || step_branched(c)))
+	/* The trap of a MOV SS itself is lost, not held back (unlike its data breakpoints). */
+	if ((s & STEP_TF) && !(c->arch.shadow & SHADOW_MOVSS) && (!(c->arch.debugctl & BIT(1)) || step_branched(c)))
 		c->arch.pending_dbg |= DR6_BS;
 	if (c->mtf == MTF_ARMED)
 		c->mtf = MTF_DUE;
