@@ -38,6 +38,7 @@ static void ascii_adjust(struct cpu *c, bool subtract)
 
 static noinline enum step body_bcd(struct cpu *c, const struct insn *i)
 {
+	u16 cc;
 	u8 al = rd_u8(c, 0), ah = rd_u8(c, 1), base = (u8)i->imm;
 	switch (i->aux8) {
 	case BCD_DAA: decimal_adjust(c, false); break;
@@ -53,9 +54,10 @@ static noinline enum step body_bcd(struct cpu *c, const struct insn *i)
 		c->arch.cc = result_cc(al % base, false, false, false);
 		break;
 	default:
-		al += ah * base;
+		/* The undefined flags come out as those of the addition. */
+		asm("addb %2, %1\n\tlahf\n\tseto %%al" : "=a"(cc), "+q"(al) : "q"((u8)(ah * base)) : "cc");
 		wr_u16(c, 0, al);
-		c->arch.cc = result_cc(al, false, false, false);
+		c->arch.cc = cc;
 		break;
 	}
 	return STEP_END;

@@ -26,7 +26,7 @@ static noinline enum step go_slow(struct cpu *c, struct block *from, int way, u6
 static must_inline enum step go(struct cpu *c, const struct insn *i, unsigned way, u64 rip)
 {
 	struct block *from = i->aux, *to = from->link[way];
-	if (likely(to) && likely(!cpu_must_service(c)))
+	if (likely(to && to->key != BLOCK_DEAD_KEY) && likely(!cpu_must_service(c)))
 		return block_enter(c, to, rip);
 	return go_slow(c, from, way, rip);
 }

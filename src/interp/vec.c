@@ -194,6 +194,7 @@ insn_fn *vec_decode(struct cpu *c, const ZydisDecodedInstruction *zi, const Zydi
 	bool x = (c->mode & MODE_L) && out->asize == 8, vex = zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX, fp;
 	unsigned form = FORM_r;
 	enum vec_kind kind;
+	insn_fn *fast;
 	struct use u;
 
 	if (!shown(c, zi) || (!c->vec && vec_create(c) < 0))
@@ -223,7 +224,10 @@ insn_fn *vec_decode(struct cpu *c, const ZydisDecodedInstruction *zi, const Zydi
 		form = store ? (x ? FORM_sx : FORM_sg) : (x ? FORM_lx : FORM_lg);
 	}
 	out->aux = (void *)vec_stub_make(c, zi, ops, fp);
-	return out->aux ? handlers[kind][fp][form] : NULL;
+	if (!out->aux)
+		return NULL;
+	fast = kind == VEC_SSE || kind == VEC_AVX ? vec_decode_move(zi, ops, x) : NULL;
+	return fast ? fast : handlers[kind][fp][form];
 }
 
 /* ---- lifetime ---- */

@@ -101,6 +101,9 @@ static inline u64 vec_piece(const struct cpu *c, const struct insn *i, u64 ea)
 typedef insn_fn *vec_decoder(struct cpu *c, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops, struct insn *out);
 vec_decoder vec_decode_misc, vec_decode_masked, x87_decode, xsave_decode;
 
+/* A quicker handler for a plain move whose stub is made, or NULL. insn.dst and insn.src are the first two operands' registers. */
+insn_fn *vec_decode_move(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops, bool x);
+
 /* ---- x87: x87.c ---- */
 void x87_load(struct cpu *c);  /* arch.x87 -> host, resident */
 void x87_store(struct cpu *c); /* host -> arch.x87, stays resident; nothing to do when it is not */
