@@ -176,8 +176,11 @@ insn_fn *vec_decode_move(const ZydisDecodedInstruction *zi, const ZydisDecodedOp
 		return is_vector(&ops[0]) ? loads[rows[k].shape][width][x ? 0 : 1] : NULL;
 	if (ops[0].type == ZYDIS_OPERAND_TYPE_MEMORY)
 		return is_vector(&ops[1]) ? stores[rows[k].shape][width][x ? 0 : 1] : NULL;
-	if (is_vector(&ops[0]) && is_vector(&ops[1]))
-		return rows[k].shape == SH_FULL ? moves[width] : NULL;
+	if (is_vector(&ops[0]) && is_vector(&ops[1])) {
+		if (zi->mnemonic == ZYDIS_MNEMONIC_MOVQ || zi->mnemonic == ZYDIS_MNEMONIC_VMOVQ)
+			return vex ? h_mvv8 : h_mv8;
+		return rows[k].shape == SH_FULL ? moves[width] : NULL; /* MOVSS and MOVSD merge */
+	}
 	if (is_vector(&ops[0]) && is_gpr(&ops[1]))
 		return choose_gpr(ops, false, vex);
 	return is_gpr(&ops[0]) && is_vector(&ops[1]) ? choose_gpr(ops, true, vex) : NULL;
