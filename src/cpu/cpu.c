@@ -209,6 +209,6 @@ void cpu_init_signal(struct cpu *c)
 	reset_common(c);
 	c->arch.sipi_pending = sipi;
 	c->arch.cr0 = keep | CR0_ET;
-	cpu_unpend(c, PEND_NMI | PEND_STEP | PEND_INJECT);
+	cpu_unpend(c, PEND_NMI | PEND_NMI2 | PEND_STEP | PEND_INJECT);
 	reset_finish(c, false);
 }

@@ -164,7 +164,7 @@ enum activity { ACT_ACTIVE, ACT_HLT, ACT_SHUTDOWN, ACT_WAIT_SIPI };
 	F(u32, shadow)           /* SHADOW_* */ \
 	F(u32, sipi_vector)      /* valid with PEND_SIPI */ \
 	F(u16, cc)               /* AX after LAHF;SETO AL: ah = SF ZF - AF - PF 1 CF, al = OF */ \
-	F(u8, nmi_pending) F(u8, init_pending) \
+	F(u8, nmi_pending) /* 0-2 */ F(u8, init_pending) \
 	F(u8, sipi_pending) F(u8, cpl) F(u8, guest_mode) /* in VMX non-root or SVM guest */ A(u8, pad_, 13)
 
 STATE_STRUCT(cpu_arch, CPU_ARCH) __attribute__((aligned(32)));
@@ -180,6 +180,7 @@ extern const struct state_desc cpu_arch_state;
 #define PEND_TIMER  (1u << 6)  /* clock.next moved: recompute the budget */
 #define PEND_VIRT   (1u << 7)  /* vmx/svm wants virt_ops.poll at the next boundary (windows, MTF, preemption timer, posted interrupt) */
 #define PEND_STEP   (1u << 8)  /* shadow, TF, MTF or debug traps: run one instruction, then service again. Only the own thread sets it */
+#define PEND_NMI2   (1u << 10) /* a second NMI came before the first was noticed */
 #define PEND_INJECT (1u << 9)  /* arch.inject holds an event */
 
 /* Mode bits: key of decoded blocks. */
@@ -280,6 +281,12 @@ void cpu_set_rflags(struct cpu *c, u64 value);
 
 /* ---- pending work ---- */
 static inline void cpu_pend(struct cpu *c, u32 what) { __atomic_fetch_or(&c->pending, what, __ATOMIC_SEQ_CST); }
+/* One NMI more: of two in quick succession one is taken and one is held pending, as on silicon. */
+static inline void cpu_pend_nmi(struct cpu *c)
+{
+	if (__atomic_fetch_or(&c->pending, PEND_NMI, __ATOMIC_SEQ_CST) & PEND_NMI)
+		__atomic_fetch_or(&c->pending, PEND_NMI2, __ATOMIC_SEQ_CST);
+}
 static inline void cpu_unpend(struct cpu *c, u32 what) { __atomic_fetch_and(&c->pending, ~what, __ATOMIC_SEQ_CST); }
 /* RFLAGS.IF became 1, or another block on events went away: look again at what had to wait. Handlers that set IF without cpu_set_rflags call it. */
 static inline void cpu_unblocked(struct cpu *c)

@@ -199,7 +199,7 @@ static void iret_unblocks_nmi(struct cpu *c)
 	else
 		c->arch.shadow &= ~(u32)SHADOW_NMI;
 	if (c->arch.nmi_pending)
-		cpu_pend(c, PEND_NMI);
+		cpu_pend(c, PEND_TIMER); /* look again */
 	cpu_unblocked(c);
 }
 

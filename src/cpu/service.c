@@ -92,8 +92,10 @@ static void arm_step(struct cpu *c)
 
 static void latch_signals(struct cpu *c, u32 p)
 {
-	if (p & PEND_NMI)
-		c->arch.nmi_pending = 1;
+	if (p & (PEND_NMI | PEND_NMI2)) {
+		unsigned n = c->arch.nmi_pending + !!(p & PEND_NMI) + !!(p & PEND_NMI2), most = c->arch.shadow & SHADOW_NMI ? 1 : 2;
+		c->arch.nmi_pending = (u8)(n < most ? n : most);
+	}
 	if (p & PEND_INIT)
 		c->arch.init_pending = 1;
 	if (p & PEND_SIPI)
@@ -170,11 +172,9 @@ static bool take_nmi(struct cpu *c)
 {
 	if (!c->arch.nmi_pending || c->arch.activity > ACT_HLT)
 		return false;
-	if (c->arch.shadow & (SHADOW_NMI | SHADOW_MOVSS)) {
-		c->deferred |= PEND_NMI;
+	if (c->arch.shadow & (SHADOW_NMI | SHADOW_MOVSS | SHADOW_STI)) /* IRET looks again; the others are single steps */
 		return false;
-	}
-	c->arch.nmi_pending = 0;
+	c->arch.nmi_pending--;
 	cpu_deliver(c, (struct event){ .kind = EVENT_NMI, .vector = VEC_NMI });
 	return true;
 }
@@ -234,7 +234,7 @@ static bool take_any(struct cpu *c, u32 p)
 /* One round: true when something happened and the state must be looked at afresh. */
 static bool one_event(struct cpu *c)
 {
-	u32 p = __atomic_fetch_and(&c->pending, ~(u32)(PEND_INTR | PEND_NMI | PEND_INIT | PEND_SIPI | PEND_VIRT | PEND_TIMER | PEND_CODE),
+	u32 p = __atomic_fetch_and(&c->pending, ~(u32)(PEND_INTR | PEND_NMI | PEND_NMI2 | PEND_INIT | PEND_SIPI | PEND_VIRT | PEND_TIMER | PEND_CODE),
 				   __ATOMIC_SEQ_CST) | c->deferred;
 	c->deferred = 0;
 	if (p & PEND_CODE)
@@ -264,7 +264,7 @@ static bool leave(struct cpu *c, struct exit_record *what, enum exit_kind kind, 
 static bool quick_step(struct cpu *c)
 {
 	return __atomic_load_n(&c->pending, __ATOMIC_RELAXED) == PEND_STEP && c->icount < c->budget_end && !c->arch.guest_mode && !c->deferred &&
-	       !c->arch.pending_dbg && !(c->arch.dr[7] & 0xff) && c->arch.activity == ACT_ACTIVE;
+	       !c->arch.nmi_pending && !c->arch.pending_dbg && !(c->arch.dr[7] & 0xff) && c->arch.activity == ACT_ACTIVE;
 }
 
 bool cpu_service(struct cpu *c, struct exit_record *what)

@@ -70,7 +70,7 @@ struct virt_ops {
 	/* Guest mode, at an instruction boundary with PEND_VIRT, PEND_INTR or PEND_NMI: windows, MTF, preemption timer, TPR threshold, virtual and
 	 * posted interrupts, external-interrupt and NMI exits. True: a VM exit happened. Called in guest mode at every service, after an event injected by VM entry was delivered
 	 * and before pending debug traps are: while cpu_trap_due() only what outranks them (MTF: cpu->mtf == MTF_DUE, TPR below threshold) may exit; the rest gets
-	 * its turn after the #DB. NMIs: arch.nmi_pending (poll clears it when it exits for one). Interrupts: intc->pending. What poll leaves alone is then
+	 * its turn after the #DB. NMIs: arch.nmi_pending (a count: poll takes one off when it exits for it). Interrupts: intc->pending. What poll leaves alone is then
 	 * delivered to the guest by the core as without nesting. Windows: poll is called again when IF, a shadow or NMI blocking changes. */
 	bool (*poll)(struct cpu *c);
 	/* Guest mode: INIT or SIPI arrived. True: handled (exit). In VMX root operation INIT is blocked: see init_blocked. */

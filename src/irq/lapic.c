@@ -91,7 +91,11 @@ static bool accept_vector(struct lapic *l, u8 vector, bool level)
 }
 
 /* Only the pending bit: the core latches it into arch.nmi_pending. Were both set here, an NMI taken between the two would come twice. */
-static void accept_nmi(struct lapic *l) { wake(l, PEND_NMI); }
+static void accept_nmi(struct lapic *l)
+{
+	cpu_pend_nmi(l->cpu);
+	wake(l, 0);
+}
 
 bool lapic_accept(struct lapic *l, unsigned mode, u8 vector, bool level)
 {

@@ -60,7 +60,7 @@ static bool poll_nmi(struct cpu *c)
 	}
 	if (!c->arch.nmi_pending || !has(v, CTL_PIN_NMI) || (!has(v, CTL_PIN_VIRTUAL_NMI) && (shadow & SHADOW_NMI)))
 		return false;
-	c->arch.nmi_pending = 0;
+	c->arch.nmi_pending--;
 	v->x.intr = BIT(31) | 2 << 8 | VEC_NMI;
 	vmx_exit(c, EXIT_EXCEPTION_NMI, 0);
 	return true;
