@@ -86,6 +86,13 @@ u16 cpu_vpid(const struct cpu *c)
 
 /* ---- time ---- */
 
+/* Whole GHz need no division. */
+static u64 v_to_tsc(const struct cpu *c, u64 v)
+{
+	u64 ghz = c->tsc_khz / 1000000;
+	return ghz * 1000000 == c->tsc_khz ? v * ghz : clock_mul_div(v, c->tsc_khz, 1000000);
+}
+
 u64 cpu_tsc(struct cpu *c)
 {
 	u64 v = cpu_now(c);
@@ -98,7 +105,7 @@ u64 cpu_tsc(struct cpu *c)
 			cpu_pend(c, PEND_TIMER);
 		}
 	}
-	return clock_mul_div(v, c->tsc_khz, 1000000) + c->arch.tsc_offset;
+	return v_to_tsc(c, v) + c->arch.tsc_offset;
 }
 
 /* ---- reset ---- */

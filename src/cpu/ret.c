@@ -112,9 +112,13 @@ static u64 iret_mask(const struct cpu *c, unsigned opsize)
 	return mask;
 }
 
+/* RF in the image is for the next instruction. Without breakpoints nobody can tell, and every return from a page fault would cost a single
+ * step: then it is not loaded. */
 static void iret_flags(struct cpu *c, u64 image, u64 mask)
 {
-	c->step &= (u8)~STEP_RF; /* RF in the image is for the next instruction */
+	c->step &= (u8)~STEP_RF;
+	if (!(c->arch.dr[7] & 0xff))
+		image &= ~(u64)FLAG_RF;
 	cpu_set_rflags(c, (cpu_rflags(c) & ~mask) | (image & mask));
 }
 
