@@ -183,7 +183,7 @@ static u64 by_span(struct cpu *c, const struct insn *i, struct run *r)
 	u8 *from = NULL, *to;
 	if (op == STR_MOVS || op == STR_CMPS) {
 		from = span(c, i->seg, r->si, r->mask, false, &len);
-		if (!from)
+		if (!from || len < r->size) /* an element across pages: its fault comes before the destination's */
 			return 0;
 	}
 	len2 = len;
