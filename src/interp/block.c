@@ -217,9 +217,8 @@ static bool add_insn(struct cpu *c, struct block *b, enum isa_result r, const st
 
 static void finish_block(struct block *b, u32 mode, bool last)
 {
-	bool chain = (mode & MODE_L) && !(mode & MODE_ONE);
 	if (!last) {
-		add_special(b, chain ? h_sentinel_chain : h_sentinel, b->bytes);
+		add_special(b, block_chains(mode) ? h_sentinel_chain : h_sentinel, b->bytes);
 		b->insn[b->slots - 1].aux = b;
 	}
 }

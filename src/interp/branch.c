@@ -44,7 +44,7 @@ enum step h_sentinel(struct cpu *c, const struct insn *i)
 }
 enum step h_sentinel_chain(struct cpu *c, const struct insn *i) { return go(c, i, 0, c->arch.gpr[GPR_BLOCK_RIP] + i->off); }
 
-/* ---- chained forms: i->disp = offset of the next instruction, i->imm = offset of the target, both from the block's start ---- */
+/* ---- chained forms: i->disp is the offset of the next instruction, i->imm that of the target, both from the block's start ---- */
 static must_inline bool target_ok(u64 rip) { return cpu_canonical(rip); }
 
 static enum step h_jmp_c(struct cpu *c, const struct insn *i)
@@ -239,7 +239,7 @@ static enum step h_iret(struct cpu *c, const struct insn *i)
 }
 
 /* ---- selectors ---- */
-/* Chained direct branches: both offsets from the block's start. False when one does not fit. */
+/* Chained direct branches: both offsets from the block's start. */
 static void fix_direct(struct insn *o)
 {
 	o->disp = o->off + o->len;

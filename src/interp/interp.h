@@ -8,6 +8,7 @@
 #ifndef NB_INTERP_H
 #define NB_INTERP_H
 
+#include "base/log.h"
 #include "cpu/core.h"
 #include "cpu/engine.h"
 #include "cpu/mmu.h"
@@ -68,6 +69,9 @@ bool interp_select(struct cpu *c, const struct isa_insn *in, u32 mode, struct in
 /* trace.c */
 void interp_trace_before(struct cpu *c, const struct block *b);
 void interp_trace_after(struct cpu *c);
+
+/* May blocks of this mode jump straight into each other? Not while tracing wants to see each entry. */
+static inline bool block_chains(u32 mode) { return (mode & MODE_L) && !(mode & MODE_ONE) && !trace_on(TRACE_BLOCK); }
 
 /* ---- control flow ---- */
 static must_inline enum step next(struct cpu *c, const struct insn *i) { return i[1].fn(c, i + 1); }

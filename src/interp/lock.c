@@ -16,12 +16,12 @@ struct rmw_op {
 	void (*plain)(void *p, void *r);
 };
 
-static bool rmw_run(struct cpu *c, const struct insn *i, unsigned size, const struct rmw_op *op, struct rmw *r)
+static bool rmw_at(struct cpu *c, const struct insn *i, u64 ea, unsigned size, const struct rmw_op *op, struct rmw *r)
 {
 	u64 la;
 	bool slow = false;
 	set_rip(c, i);
-	if (!mem_la(c, i, 0, size, true, &la))
+	if (!seg_la(c, i, i->seg, ea, size, true, &la))
 		return false;
 	void *p = mmu_rmw(c, la, size, &slow);
 	if (likely(p)) {
@@ -33,6 +33,11 @@ static bool rmw_run(struct cpu *c, const struct insn *i, unsigned size, const st
 		return true;
 	interp_fix_fault(c, i->seg, la);
 	return false;
+}
+
+static bool rmw_run(struct cpu *c, const struct insn *i, unsigned size, const struct rmw_op *op, struct rmw *r)
+{
+	return rmw_at(c, i, ea_masked(c, i), size, op, r);
 }
 
 /* ---- LOCK add, or, ... not ---- */
@@ -52,7 +57,8 @@ static void name##_##T(void *p, void *arg) \
 	asm volatile(pre "lock " ins sfx " %0\n\tlahf\n\tseto %%al" : "+m"(*(T *)p), "+a"(f) : : "cc", "memory"); \
 	r->cc = f; \
 }
-#define OP2_ALL(name, ins, pre) OP2(name, ins, pre, u8, "b", "q") OP2(name, ins, pre, u16, "w", "r") OP2(name, ins, pre, u32, "l", "r") OP2(name, ins, pre, u64, "q", "r")
+#define OP2_ALL(name, ins, pre) \
+	OP2(name, ins, pre, u8, "b", "q") OP2(name, ins, pre, u16, "w", "r") OP2(name, ins, pre, u32, "l", "r") OP2(name, ins, pre, u64, "q", "r")
 #define OP1_ALL(name, ins, pre) OP1(name, ins, pre, u8, "b") OP1(name, ins, pre, u16, "w") OP1(name, ins, pre, u32, "l") OP1(name, ins, pre, u64, "q")
 #define CARRY "btw $8, %w1\n\t"
 OP2_ALL(add, "add", ) OP2_ALL(or, "or", ) OP2_ALL(adc, "adc", CARRY) OP2_ALL(sbb, "sbb", CARRY)
@@ -160,32 +166,14 @@ static enum step h_rmw(struct cpu *c, const struct insn *i) { return after(c, i,
 static noinline enum step body_lock_bt(struct cpu *c, const struct insn *i)
 {
 	unsigned nbits = i->opsize * 8;
-	struct rmw r = { .cc_in = c->arch.cc };
-	struct insn at = *i; /* the operand moved to the word that holds the bit */
-	if (i->aux8) {
-		r.b = i->imm & (nbits - 1);
-	} else {
+	struct rmw r = { .b = i->imm & (nbits - 1), .cc_in = c->arch.cc };
+	u64 ea = ea_plain(c, i);
+	if (!i->aux8) { /* SDM "BTS": a register bit offset reaches beyond the operand */
 		i64 n = (i64)sext_size(rd_size(c, i->src, i->opsize), i->opsize);
 		r.b = n & (nbits - 1);
-		u64 ea = (ea_plain(c, i) + (n >> (i->opsize == 2 ? 4 : i->opsize == 4 ? 5 : 6)) * i->opsize) & size_mask(i->asize);
-		u64 la;
-		bool slow = false;
-		set_rip(c, i);
-		if (!seg_la(c, i, i->seg, ea, i->opsize, true, &la))
-			return STEP_FAULT;
-		const struct rmw_op *op = i->aux;
-		void *p = mmu_rmw(c, la, i->opsize, &slow);
-		if (p) {
-			op->locked(p, &r);
-			mmu_rmw_done(c, la, i->opsize);
-		} else if (!slow || !mmu_rmw_slow(c, la, i->opsize, op->plain, &r)) {
-			interp_fix_fault(c, i->seg, la);
-			return STEP_FAULT;
-		}
-		c->arch.cc = r.cc;
-		return STEP_END;
+		ea += (u64)(n >> __builtin_ctz(nbits)) * i->opsize;
 	}
-	if (!rmw_run(c, &at, i->opsize, i->aux, &r))
+	if (!rmw_at(c, i, ea & size_mask(i->asize), i->opsize, i->aux, &r))
 		return STEP_FAULT;
 	c->arch.cc = r.cc;
 	return STEP_END;

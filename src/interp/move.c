@@ -251,7 +251,7 @@ insn_fn *sel_movbe(const struct form *f, struct insn *o)
 }
 insn_fn *sel_movnti(const struct form *f, struct insn *o) { return f->sz == 3 ? h_mov_mr_u64_g : h_mov_mr_u32_g; }
 
-/* ---- CBW CWDE CDQE CWD CDQ CQO: arg bit 2 = into RDX; low bits: size before as log2 ---- */
+/* ---- CBW CWDE CDQE CWD CDQ CQO, by the row's argument ---- */
 static enum step h_cbw(struct cpu *c, const struct insn *i) { wr_u16(c, 0, (u16)(i8)rd_u8(c, 0)); return next(c, i); }
 static enum step h_cwde(struct cpu *c, const struct insn *i) { wr_u32(c, 0, (u32)(i16)rd_u16(c, 0)); return next(c, i); }
 static enum step h_cdqe(struct cpu *c, const struct insn *i) { wr_u64(c, 0, (u64)(i32)rd_u32(c, 0)); return next(c, i); }

@@ -85,7 +85,7 @@ bool interp_select(struct cpu *c, const struct isa_insn *in, u32 mode, struct in
 			.m0 = in->zi.operand_count_visible > 0 && in->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY,
 			.m1 = in->zi.operand_count_visible > 1 && in->op[1].type == ZYDIS_OPERAND_TYPE_MEMORY,
 			.i1 = in->zi.operand_count_visible > 1 && in->op[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE,
-			.chain = (mode & MODE_L) && !(mode & MODE_ONE) };
+			.chain = block_chains(mode) };
 		fix_opsize(in, o);
 		f.sz = o->opsize ? __builtin_ctz(o->opsize) & 3 : 0;
 		f.ea = ea_kind(mode, o);

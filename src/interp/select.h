@@ -15,8 +15,8 @@ enum string_op { STR_MOVS, STR_STOS, STR_LODS, STR_CMPS, STR_SCAS, STR_INS, STR_
 
 select_fn sel_alu, sel_unary, sel_lock_alu, sel_lock_unary, sel_lock_bt, sel_shift, sel_dshift, sel_mul, sel_imul, sel_mulx, sel_shiftx, sel_rorx,
 	sel_mov, sel_movzx, sel_movsx, sel_movsxd, sel_lea, sel_xchg, sel_cmov, sel_setcc, sel_bswap, sel_movbe, sel_movnti, sel_convert, sel_flag, sel_lahf, sel_sahf,
-	sel_cmpxchg, sel_cmpxchg8b, sel_xadd, sel_bt, sel_scan, sel_bmi, sel_crc32, sel_adx, sel_pdep, sel_bcd, sel_nop,
+	sel_cmpxchg, sel_cmpxchg8b, sel_xadd, sel_bt, sel_scan, sel_bmi, sel_crc32, sel_adx, sel_bcd, sel_nop,
 	sel_push, sel_pop, sel_pusha, sel_popa, sel_pushf, sel_popf, sel_enter, sel_leave, sel_jmp, sel_jcc, sel_jcxz, sel_loop, sel_call, sel_ret, sel_iret,
-	sel_int, sel_int3, sel_int1, sel_into, sel_ud, sel_string, sel_in, sel_out, sel_xlat, sel_bound, sel_lseg, sel_sys;
+	sel_ud, sel_string, sel_in, sel_out, sel_xlat, sel_sys;
 
 #endif

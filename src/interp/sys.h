@@ -6,7 +6,7 @@
 
 typedef enum step sys_fn(struct cpu *c, const struct insn *i);
 
-/* system.c, sysreg.c, systab.c, sysmisc.c */
+/* system.c, sysreg.c, systab.c */
 sys_fn sys_cpuid, sys_rdtsc, sys_rdtscp, sys_rdpid, sys_rdpmc, sys_rdmsr, sys_wrmsr, sys_hlt, sys_pause, sys_cli, sys_sti, sys_monitor, sys_mwait,
 	sys_invlpg, sys_invpcid, sys_invd, sys_wbinvd, sys_clac, sys_stac, sys_swapgs, sys_rdbase, sys_wrbase, sys_rdpkru, sys_wrpkru, sys_xgetbv, sys_xsetbv,
 	sys_clflush, sys_fence, sys_serialize, sys_rdrand, sys_syscall, sys_sysret, sys_sysenter, sys_sysexit, sys_virt, sys_ud,

@@ -277,7 +277,6 @@ enum step sys_swapgs(struct cpu *c, const struct insn *i)
 	return STEP_END;
 }
 
-/* aux8: the segment. */
 enum step sys_rdbase(struct cpu *c, const struct insn *i)
 {
 	unsigned seg = i->op == ZYDIS_MNEMONIC_RDFSBASE ? SEG_FS : SEG_GS;

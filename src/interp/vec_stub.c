@@ -420,22 +420,17 @@ static void on_sigfpe(int sig, siginfo_t *info, void *context)
 		signal(SIGFPE, SIG_DFL);
 }
 
+/* Each time anew: somebody else may have taken the signal since. */
 int vec_guard_init(void)
 {
 	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-	static bool done;
+	struct sigaction sa = { .sa_sigaction = on_sigfpe, .sa_flags = SA_SIGINFO | SA_ONSTACK }, now;
 	int err = 0;
 
+	sigemptyset(&sa.sa_mask);
 	pthread_mutex_lock(&lock);
-	if (!done) {
-		struct sigaction sa = { .sa_sigaction = on_sigfpe, .sa_flags = SA_SIGINFO | SA_ONSTACK };
-
-		sigemptyset(&sa.sa_mask);
-		if (sigaction(SIGFPE, &sa, &sigfpe_before) < 0)
-			err = -errno;
-		else
-			done = true;
-	}
+	if (sigaction(SIGFPE, NULL, &now) < 0 || (now.sa_sigaction != on_sigfpe && sigaction(SIGFPE, &sa, &sigfpe_before) < 0))
+		err = -errno;
 	pthread_mutex_unlock(&lock);
 	return err;
 }
