@@ -74,6 +74,10 @@ bool guest_shows(ZydisISASet set);
 bool guest_run(const struct ocase *k, struct ostate *out, u8 mem[O_DATA_SIZE]);
 
 /* ---- compare.c ---- */
+/* Linear address of an explicit memory operand. */
+bool oracle_address(const struct ocase *k, const ZydisDecodedOperand *o, u64 *at);
+/* The operand lies near the code, whose page differs between the two. */
+bool touches_code(const struct ocase *k);
 bool same_outcome(const struct ocase *k, struct ostate *n, struct ostate *g, u8 *nmem, u8 *gmem);
 void print_case(const struct ocase *k, const struct ostate *n, const struct ostate *g, const u8 *nmem, const u8 *gmem);
 
