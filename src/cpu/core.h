@@ -95,9 +95,9 @@ enum cpu_feature {
 bool cpu_has(const struct cpu *c, enum cpu_feature f); /* shown in CPUID of this vCPU's model */
 
 struct cpu_model;
-/* Finds a model by name ("fast" = default, "compat", ...). nested: expose VMX (or, with an AMD model, SVM). Features the host CPU lacks and that run natively are
- * dropped. NULL: unknown name. The result is owned by the caller (cpu_model_free). */
-struct cpu_model *cpu_model_make(const char *name, bool nested, unsigned ncpus, u64 tsc_khz);
+/* text: "MODEL[,+feature][,-feature][,phys-bits=N]"; MODEL "fast" = default, "compat", ... nested: expose VMX (or, with an AMD model, SVM). Features that run
+ * natively and that the host CPU lacks are dropped, unless asked for by name. NULL: the log says in one line what is wrong. The caller owns the result (cpu_model_free). */
+struct cpu_model *cpu_model_make(const char *text, bool nested, unsigned ncpus, u64 tsc_khz);
 void cpu_model_free(struct cpu_model *m);
 void cpu_model_print_names(void *file);
 unsigned cpu_maxphyaddr(const struct cpu *c);

@@ -35,12 +35,18 @@ static void set_bit(u32 *r, unsigned n, bool on)
 	*r = on ? *r | 1u << n : *r & ~(1u << n);
 }
 
+static void clear_unless(u32 *r, unsigned n, bool on)
+{
+	if (!on)
+		set_bit(r, n, false);
+}
+
 static void leaf1(struct cpu *c, u32 r[4])
 {
 	unsigned n = c->model->ncpus;
 	r[EBX] |= n > 1 ? (n & 0xff) << 16 : 1u << 16;
 	r[EBX] |= (apic_id(c) & 0xff) << 24;
-	set_bit(&r[EDX], 9, c->arch.apic_base & BIT(11));
+	clear_unless(&r[EDX], 9, c->arch.apic_base & BIT(11));
 	set_bit(&r[EDX], 28, n > 1);
 	set_bit(&r[ECX], 27, c->arch.cr4 & CR4_OSXSAVE);
 	c->arch.bios_sign_id = model_microcode(c->model); /* SDM "Microcode Update Facilities": CPUID(1) loads the revision */
@@ -81,7 +87,7 @@ void cpu_cpuid(struct cpu *c, u32 leaf, u32 subleaf, u32 r[4])
 			r[EBX] = cpu_xsave_size(c->arch.xcr0, c->arch.xss, true);
 		break;
 	case 0x80000001:
-		set_bit(&r[EDX], 11, c->mode & MODE_L); /* Intel shows SYSCALL in 64-bit mode only */
+		clear_unless(&r[EDX], 11, c->mode & MODE_L); /* Intel shows SYSCALL in 64-bit mode only */
 		break;
 	}
 }

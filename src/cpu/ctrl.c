@@ -134,7 +134,11 @@ enum step cpu_set_cr4(struct cpu *c, u64 value)
 
 enum step cpu_set_efer(struct cpu *c, u64 value)
 {
-	u64 supported = EFER_SCE | EFER_LME | EFER_LMA, old = c->arch.efer;
+	u64 supported = EFER_LMA, old = c->arch.efer;
+	if (cpu_has(c, FEAT_SYSCALL))
+		supported |= EFER_SCE;
+	if (cpu_has(c, FEAT_LM))
+		supported |= EFER_LME;
 	if (cpu_has(c, FEAT_NX))
 		supported |= EFER_NXE;
 	if (cpu_has(c, FEAT_SVM))

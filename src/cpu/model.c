@@ -1,31 +1,10 @@
 /* CPU models: feature rows + identity -> a table of CPUID leaves. Dynamic bits are cpuid.c's. */
 #include "cpu/model.h"
 
-#include <cpuid.h>
-#include <immintrin.h>
+#include "base/log.h"
+
 #include <stdio.h>
 #include <stdlib.h>
-
-#define NONE (-1)
-enum how { OURS, HOST, VEX };
-#define FAST 1u
-#define COMPAT 2u
-#define BOTH (FAST | COMPAT)
-#define NESTED 4u
-#define HIDDEN 0u
-
-struct feature_row {
-	const char *name;
-	i32 feature;
-	u32 leaf, sub;
-	u8 reg, bitno, how;
-	u8 models;
-};
-static const struct feature_row features[] = {
-#define R(name, feature, leaf, sub, reg, bitno, how, models) { #name, feature, leaf, sub, reg, bitno, how, models },
-#include "cpu/features.def"
-#undef R
-};
 
 /* SDM "IA32_ARCH_CAPABILITIES MSR": what makes Linux leave every mitigation off that costs something per exit (RSBA and RRSBA must stay 0). */
 #define COMPAT_ARCH_CAP (BIT(0) /* RDCL_NO */ | BIT(1) /* IBRS_ALL */ | BIT(3) /* SKIP_L1DFL_VMENTRY */ | BIT(4) /* SSB_NO */ | BIT(5) /* MDS_NO */ | \
@@ -43,21 +22,11 @@ static const struct identity identities[] = {
 	{ "compat", "a recent server CPU; mitigations answered by ARCH_CAPABILITIES", "nestbox compatible vCPU", 0x000806f8, COMPAT_ARCH_CAP, COMPAT },
 };
 
-/* ---- what the host can execute ---- */
-
-static bool host_has(const struct feature_row *f)
+static bool shown(const struct feature_row *f, enum want want, const struct identity *id, bool nested)
 {
-	u32 r[4];
-	if (f->how == OURS)
-		return true;
-	if (!__get_cpuid_count(f->leaf, f->sub, &r[EAX], &r[EBX], &r[ECX], &r[EDX]) || !(r[f->reg] >> f->bitno & 1))
-		return false;
-	return f->how == HOST || (__builtin_cpu_supports("avx")); /* includes the OS's XCR0 */
-}
-
-static bool shown(const struct feature_row *f, const struct identity *id, bool nested)
-{
-	return ((f->models & id->models) || ((f->models & NESTED) && nested)) && host_has(f);
+	if (want != WANT_DEFAULT)
+		return want == WANT_ON;
+	return ((f->models & id->models) || ((f->models & NESTED) && nested)) && cpu_feature_possible(f);
 }
 
 /* ---- building the table ---- */
@@ -84,11 +53,11 @@ static void set(struct cpu_model *m, u32 leaf, u32 sub, u32 eax, u32 ebx, u32 ec
 /* Leaves whose rows are told apart by ECX. */
 static bool leaf_has_subleaves(u32 leaf) { return leaf == 4 || leaf == 7 || leaf == 0xd; }
 
-static void add_features(struct cpu_model *m, const struct identity *id, bool nested)
+static void add_features(struct cpu_model *m, const struct identity *id, const struct model_spec *spec, bool nested)
 {
-	for (unsigned i = 0; i < array_len(features); i++) {
-		const struct feature_row *f = &features[i];
-		if (!shown(f, id, nested))
+	for (unsigned i = 0; i < cpu_feature_row_count; i++) {
+		const struct feature_row *f = &cpu_feature_rows[i];
+		if (!shown(f, (enum want)spec->want[i], id, nested))
 			continue;
 		row(m, f->leaf, leaf_has_subleaves(f->leaf) ? f->sub : CPUID_ANY_SUB)[f->reg] |= 1u << f->bitno;
 		if (f->feature != NONE)
@@ -176,24 +145,33 @@ static void add_identity(struct cpu_model *m, const struct identity *id)
 	add_text(m, 0x80000002, id->brand);
 }
 
-struct cpu_model *cpu_model_make(const char *name, bool nested, unsigned ncpus, u64 tsc_khz)
+static const struct identity *find_identity(const struct model_spec *spec)
 {
-	const struct identity *id = NULL;
 	for (unsigned i = 0; i < array_len(identities); i++)
-		if (!name ? i == 0 : !strcmp(name, identities[i].name))
-			id = &identities[i];
-	if (!id)
+		if (strlen(identities[i].name) == spec->name_len && !memcmp(identities[i].name, spec->name, spec->name_len))
+			return &identities[i];
+	log_error("--cpu \"%.*s\": unknown CPU model; --cpu help lists them", (int)spec->name_len, spec->name);
+	return NULL;
+}
+
+struct cpu_model *cpu_model_make(const char *text, bool nested, unsigned ncpus, u64 tsc_khz)
+{
+	struct model_spec spec;
+	if (!model_spec_parse(text ? text : identities[0].name, nested, &spec))
 		return NULL;
-	struct cpu_model *m = calloc(1, sizeof *m);
+	const struct identity *id = find_identity(&spec);
+	struct cpu_model *m = id ? calloc(1, sizeof *m) : NULL;
 	if (!m)
 		return NULL;
 	*m = (struct cpu_model){ .name = id->name, .signature = id->signature, .microcode = 0x01000000, .arch_cap = id->arch_cap,
-				 .maxphyaddr = 46, .ncpus = ncpus ? ncpus : 1 };
-	add_features(m, id, nested);
+				 .maxphyaddr = spec.phys_bits ? spec.phys_bits : PHYS_BITS_DEFAULT, .ncpus = ncpus ? ncpus : 1 };
+	add_features(m, id, &spec, nested);
 	add_identity(m, id);
 	add_caches(m);
 	add_frequencies(m, tsc_khz);
 	add_xsave(m);
+	if (m->has[FEAT_MONITOR])
+		set(m, 5, CPUID_ANY_SUB, 64, 64, 0, 0); /* smallest and largest monitored line */
 	return m;
 }
 
@@ -203,12 +181,13 @@ void cpu_model_print_names(void *file)
 {
 	for (unsigned i = 0; i < array_len(identities); i++)
 		fprintf(file, "%-8s %s\n", identities[i].name, identities[i].text);
+	model_spec_print_help(file);
 }
 
 /* ---- queries ---- */
 
 bool cpu_has(const struct cpu *c, enum cpu_feature f) { return c->model && c->model->has[f]; }
-unsigned cpu_maxphyaddr(const struct cpu *c) { return c->model ? c->model->maxphyaddr : 46; }
+unsigned cpu_maxphyaddr(const struct cpu *c) { return c->model ? c->model->maxphyaddr : PHYS_BITS_DEFAULT; }
 u32 model_signature(const struct cpu_model *m) { return m ? m->signature : identities[0].signature; }
 u64 model_microcode(const struct cpu_model *m) { return (u64)(m ? m->microcode : 0) << 32; }
 

@@ -113,6 +113,9 @@ static void instance_name(char *to, size_t n, const char *what, unsigned i) { sn
 void vm_save_state(struct vm *vm, struct state_buf *b)
 {
 	char name[32];
+	struct clock_regs clock;
+	clock_get_regs(&vm->clock, &clock);
+	state_save(b, &clock_regs_state, "clock", &clock);
 	for (unsigned i = 0; i < vm->ncpus; i++) {
 		struct cpu *c = vm->vcpus[i].cpu;
 		instance_name(name, sizeof name, "cpu", i);
@@ -125,11 +128,14 @@ void vm_save_state(struct vm *vm, struct state_buf *b)
 	board_save(vm, b);
 }
 
-int vm_load_state(struct vm *vm, const struct state_buf *b)
+int vm_load_state(struct vm *vm, const struct state_buf *b, enum vm_time time)
 {
 	char name[32];
 	size_t pos = 0;
-	int err = 0;
+	struct clock_regs clock;
+	int err = state_load(b, &pos, &clock_regs_state, "clock", &clock);
+	if (!err && time == VM_TIME_LOADED)
+		clock_set_regs(&vm->clock, &clock);
 	for (unsigned i = 0; i < vm->ncpus && !err; i++) {
 		struct cpu *c = vm->vcpus[i].cpu;
 		instance_name(name, sizeof name, "cpu", i);
@@ -145,6 +151,8 @@ int vm_load_state(struct vm *vm, const struct state_buf *b)
 		c->x87_resident = false;
 		if (c->virt && c->virt->loaded)
 			c->virt->loaded(c);
+		c->v_base = clock_now(&vm->clock);
+		c->v_icount = c->icount;
 		cpu_update_mode(c);
 		mmu_flush_all(c);
 		mmu_switch(c);
@@ -158,7 +166,7 @@ int vm_load_state(struct vm *vm, const struct state_buf *b)
 static void reset(struct vm *vm)
 {
 	vm_pause(vm);
-	int err = vm_load_state(vm, &vm->poweron);
+	int err = vm_load_state(vm, &vm->poweron, VM_TIME_GOES_ON);
 	if (!err)
 		err = board_boot(vm);
 	if (err) {
@@ -205,10 +213,8 @@ static int create_memory(struct vm *vm)
 static int create_cpus(struct vm *vm)
 {
 	vm->model = cpu_model_make(vm->cfg.cpu_model, vm->cfg.nested, vm->ncpus, VM_TSC_KHZ);
-	if (!vm->model) {
-		log_error("unknown CPU model \"%s\"; --cpu help lists them", vm->cfg.cpu_model);
+	if (!vm->model)
 		return -EINVAL;
-	}
 	vm->io = (struct cpu_io){ io_port_read, io_port_write, io_mmio_read, io_mmio_write, .claim_code = vm_claim_code,
 				  .service_code = vm_service_code, .vm = vm };
 	for (unsigned i = 0; i < vm->ncpus; i++) {

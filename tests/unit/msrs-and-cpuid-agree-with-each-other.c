@@ -212,6 +212,24 @@ static void a_feature_is_shown_exactly_when_it_works(void **state)
 	core_close(&r);
 }
 
+static void a_feature_can_be_hidden_or_shown_by_name(void **state)
+{
+	core_open(&r, CORE_LONG);
+	use_model("fast,-pcid,+hypervisor,phys-bits=40", false, 1);
+	assert_false(reg(1, 0, ECX) & BIT(17));
+	assert_true(reg(7, 0, EBX) & BIT(10)); /* INVPCID is a feature of its own */
+	assert_true(reg(1, 0, ECX) & BIT(31));
+	assert_int_equal(reg(0x80000008, 0, EAX) & 0xff, 40);
+	assert_int_equal(cpu_set_cr4(CPU, CPU->arch.cr4 | CR4_PCIDE), STEP_FAULT);
+	use_model("compat,-tsc-deadline,-sse4.1,-xsave", false, 1);
+	assert_false(reg(1, 0, ECX) & (BIT(24) | BIT(19) | BIT(20) | BIT(26) | BIT(28)));
+	assert_false(cpu_has(CPU, FEAT_AVX2) || cpu_has(CPU, FEAT_XSAVES));
+	use_model("fast,-lm,-syscall", false, 1);
+	assert_false(cpu_wrmsr(CPU, 0xc0000080, EFER_LME));
+	assert_false(cpu_wrmsr(CPU, 0xc0000080, EFER_SCE));
+	core_close(&r);
+}
+
 static void x2apic_registers_exist_in_x2apic_mode(void **state)
 {
 	u64 v;
@@ -230,7 +248,7 @@ int main(void)
 		cmocka_unit_test(reset_starts_the_tsc_at_zero), cmocka_unit_test(identity), cmocka_unit_test(frequencies_give_a_crystal_of_1_ghz),
 		cmocka_unit_test(dynamic_bits_follow_the_registers), cmocka_unit_test(topology_is_one_package_of_cores),
 		cmocka_unit_test(leaves_beyond_the_last_repeat_it), cmocka_unit_test(a_feature_is_shown_exactly_when_it_works),
-		cmocka_unit_test(x2apic_registers_exist_in_x2apic_mode),
+		cmocka_unit_test(a_feature_can_be_hidden_or_shown_by_name), cmocka_unit_test(x2apic_registers_exist_in_x2apic_mode),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
