@@ -342,6 +342,30 @@ static void merge_pending_dbg(struct cpu *c, struct event *ev)
 	c->arch.pending_dbg = 0;
 }
 
+/* `second` came up while *ev was delivered: true when that was the end of it, else *ev is what to deliver next. */
+static bool nested_fault(struct cpu *c, struct event *ev, const struct event *second, char *chain, size_t size)
+{
+	static const struct event none;
+	if (trace_on(TRACE_EVENT))
+		trace_event(c, second);
+	if (intercepted(c, second, ev))
+		return true;
+	note_nested(chain, size, ev, second);
+	switch (combine(ev, second)) {
+	case NESTED_SERIAL:
+		*ev = *second;
+		return false;
+	case NESTED_DOUBLE:
+		event_side_effects(c, second); /* CR2 is that of the second fault */
+		*ev = (struct event){ .kind = EVENT_FAULT, .vector = VEC_DF, .has_error = 1 };
+		return intercepted(c, ev, &none);
+	case NESTED_TRIPLE:
+		triple_fault(c, chain);
+		break;
+	}
+	return true;
+}
+
 static void deliver(struct cpu *c, struct event ev, bool injected)
 {
 	static const struct event none;
@@ -353,7 +377,7 @@ static void deliver(struct cpu *c, struct event ev, bool injected)
 		merge_pending_dbg(c, &ev);
 	if (!injected && intercepted(c, &ev, &none))
 		return;
-	for (;;) {
+	for (;; injected = false) {
 		if (!injected)
 			event_side_effects(c, &ev);
 		if (ev.kind == EVENT_NMI)
@@ -369,25 +393,8 @@ static void deliver(struct cpu *c, struct event ev, bool injected)
 		if (second.kind == EVENT_VIRT)
 			return take_virt_exit(c, &ev);
 		c->fault.kind = EVENT_NONE;
-		if (trace_on(TRACE_EVENT))
-			trace_event(c, &second);
-		if (intercepted(c, &second, &ev))
+		if (nested_fault(c, &ev, &second, chain, sizeof chain))
 			return;
-		note_nested(chain, sizeof chain, &ev, &second);
-		injected = false;
-		switch (combine(&ev, &second)) {
-		case NESTED_SERIAL:
-			ev = second;
-			break;
-		case NESTED_DOUBLE:
-			event_side_effects(c, &second); /* CR2 is that of the second fault */
-			ev = (struct event){ .kind = EVENT_FAULT, .vector = VEC_DF, .has_error = 1 };
-			if (intercepted(c, &ev, &none))
-				return;
-			break;
-		case NESTED_TRIPLE:
-			return triple_fault(c, chain);
-		}
 	}
 }
 
