@@ -21,7 +21,7 @@ static void set_budget(struct cpu *c)
 {
 	u64 now = cpu_now(c);
 	u64 next = min_u64(__atomic_load_n(&c->clock->next, __ATOMIC_ACQUIRE), virt_deadline(c));
-	u64 left = next > now ? (next - now + CLOCK_NS_PER_INSN - 1) / CLOCK_NS_PER_INSN : 1;
+	u64 left = next > now ? (next - now - 1) / CLOCK_NS_PER_INSN + 1 : 1;
 	c->budget_end = c->icount + min_u64(left, MAX_SLICE);
 }
 
