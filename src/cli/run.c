@@ -109,6 +109,7 @@ int cli_run(const struct vm_config *cfg)
 		if (!host_sandbox_enter() && !vm_start(vm))
 			main_loop(vm);
 		vm_stop(vm);
+		board_console_drain(vm); /* what the guest said comes before what we say */
 		status = status_of(vm);
 		host_term_restore();
 		if (vm->end == VM_TIMEOUT)
