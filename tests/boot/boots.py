@@ -67,7 +67,7 @@ CASES = {
     "level-2-pc": Case("L2 on QEMU's pc machine: SeaBIOS and option ROMs first", append="nb.machine=pc", expect=[UP2, CHILD_OK], timeout=1800, **L2),
     "level-3": Case("L2 loads kvm_intel too and boots L3", append="nb.depth=3",
                     expect=[UP2, has(2, "kvm", module="kvm_intel", result="ok"), has(3, "userland", hypervisor="KVM"), has(2, "child", answered="yes"), CHILD_OK],
-                    timeout=5400, **{**L2, "image": "l1-deep.cpio", "memory": "2560M"}),
+                    timeout=1800, **{**L2, "image": "l1-deep.cpio", "memory": "2560M"}),
     "reboot": Case("a reset from inside boots again, and the disk remembers", script=REBOOT_ONCE, disk=1 << 20,
                    expect=[has(1, "first"), has(1, "second"), has(1, "poweroff")]),
     "no-reboot": Case("--no-reboot ends at the reset", mode="reboot", args=("--no-reboot",), expect=[has(1, "reboot")]),
