@@ -101,7 +101,8 @@ void vm_resume(struct vm *vm);
 
 /* All state of CPUs and devices into / from b. Paused only. */
 void vm_save_state(struct vm *vm, struct state_buf *b);
-int vm_load_state(struct vm *vm, const struct state_buf *b);
+enum vm_time { VM_TIME_LOADED, VM_TIME_GOES_ON /* RESET: the virtual clock never goes back */ };
+int vm_load_state(struct vm *vm, const struct state_buf *b, enum vm_time time);
 
 void vm_print_stats(struct vm *vm, FILE *out);
 
