@@ -109,7 +109,7 @@ static enum step one(struct cpu *c, const struct insn *i, struct run *r)
 		wr_size(c, GPR_RAX, r->size, a);
 		break;
 	case STR_CMPS:
-		if (!seg_read(c, i, i->seg, r->si, r->size, &a) || !seg_read(c, i, SEG_ES, r->di, r->size, &b))
+		if (!seg_read(c, i, SEG_ES, r->di, r->size, &b) || !seg_read(c, i, i->seg, r->si, r->size, &a)) /* the silicon's order */
 			return STEP_FAULT;
 		compared(c, i, r, a, b);
 		break;
@@ -181,15 +181,21 @@ static u64 by_span(struct cpu *c, const struct insn *i, struct run *r)
 	unsigned op = i->aux8;
 	u64 want = min_u64(r->left, PAGE_SIZE / r->size) * r->size, len = want, len2 = want, n;
 	u8 *from = NULL, *to;
-	if (op == STR_MOVS || op == STR_CMPS) {
+	if (op == STR_MOVS) {
 		from = span(c, i->seg, r->si, r->mask, false, &len);
 		if (!from || len < r->size) /* an element across pages: its fault comes before the destination's */
 			return 0;
 	}
 	len2 = len;
 	to = span(c, SEG_ES, r->di, r->mask, op == STR_MOVS || op == STR_STOS, &len2);
-	if (!to)
+	if (!to || len2 < r->size)
 		return 0;
+	if (op == STR_CMPS) { /* the other way round */
+		len = len2;
+		from = span(c, i->seg, r->si, r->mask, false, &len);
+		if (!from)
+			return 0;
+	}
 	n = min_u64(len, len2) / r->size;
 	if (!n)
 		return 0;

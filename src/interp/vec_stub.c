@@ -90,7 +90,7 @@ static unsigned regid(const ZydisDecodedOperand *op)
 /* What the ModRM byte and its prefixes will hold. */
 struct fields {
 	u8 reg, rm, vvvv, is4;
-	bool mem, gpr_op, has_is4;
+	bool mem, has_is4;
 };
 
 static struct fields fields_of(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)
@@ -109,7 +109,6 @@ static struct fields fields_of(const ZydisDecodedInstruction *zi, const ZydisDec
 		}
 		if (file == FILE_NONE)
 			continue;
-		f.gpr_op |= file == FILE_GPR && op->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT;
 		switch ((int)op->encoding) {
 		case ZYDIS_OPERAND_ENCODING_MODRM_REG: f.reg = id; break;
 		case ZYDIS_OPERAND_ENCODING_MODRM_RM: f.rm = id; break;
@@ -192,11 +191,18 @@ static void put_legacy(struct out *o, const ZydisDecodedInstruction *zi, const s
 	put_imm(o, zi, f);
 }
 
+/* VEX.W is the size of a general register or of what would be one: conversions, VMOVD, VPEXTRD, VPINSRD, VPCMPESTRx. */
+static bool w_is_size(unsigned map, u8 opcode)
+{
+	static const u8 map1[] = { 0x2a, 0x2c, 0x2d, 0x6e, 0x7e }, map3[] = { 0x16, 0x22, 0x60, 0x61 };
+
+	return (map == 1 && memchr(map1, opcode, sizeof(map1))) || (map == 3 && memchr(map3, opcode, sizeof(map3)));
+}
+
 static void put_vex(struct out *o, const ZydisDecodedInstruction *zi, const struct fields *f)
 {
-	/* Outside 64-bit mode W is ignored by the instructions with a general register, not by us. */
-	bool w = zi->raw.vex.W && !(f->gpr_op && zi->machine_mode != ZYDIS_MACHINE_MODE_LONG_64);
 	unsigned map = zi->opcode_map == ZYDIS_OPCODE_MAP_0F38 ? 2 : zi->opcode_map == ZYDIS_OPCODE_MAP_0F3A ? 3 : 1;
+	bool w = zi->raw.vex.W && (zi->machine_mode == ZYDIS_MACHINE_MODE_LONG_64 || !w_is_size(map, zi->opcode)); /* ignored outside 64-bit mode */
 
 	PUT(o, 0xc4, (u8)((f->reg & 8 ? 0 : 0x80) | 0x40 | (f->rm & 8 ? 0 : 0x20) | map),
 	    (u8)((w ? 0x80 : 0) | (~f->vvvv & 15) << 3 | (zi->raw.vex.L ? 4 : 0) | zi->raw.vex.pp), temporal_opcode(zi));

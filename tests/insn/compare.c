@@ -41,6 +41,11 @@ static void normalise(const struct ocase *k, struct ostate *n, struct ostate *g)
 		n->cr2 &= PAGE_MASK;
 		g->cr2 &= PAGE_MASK;
 	}
+	if (k->mode == O_32) /* upper halves are undefined after a mode change */
+		for (unsigned r = 0; r < 8; r++) {
+			n->gpr[r] = (u32)n->gpr[r];
+			g->gpr[r] = (u32)g->gpr[r];
+		}
 	store_le(n->fp.fx + 28, 0, 4);
 	store_le(g->fp.fx + 28, 0, 4);
 	memset(n->fp.fx + 416, 0, 96);
@@ -69,6 +74,8 @@ static void forgive_leftovers(const struct ocase *k, struct ostate *n, u8 *nmem)
 		memcpy(nmem, k->mem, O_DATA_SIZE);
 	if ((k->cls == O_MMX && stores(k)) || k->cls == O_XSAVE)
 		n->fp = k->in.fp;
+	if (k->zi.mnemonic == ZYDIS_MNEMONIC_POPA || k->zi.mnemonic == ZYDIS_MNEMONIC_POPAD)
+		memcpy(n->gpr, k->in.gpr, sizeof(n->gpr));
 	if (gather) /* elements behind the one that faults may be done or not */
 		for (unsigned o = 0; o < 3; o += 2) {
 			unsigned r = (unsigned)ZydisRegisterGetId(k->op[o].reg.value) & 15;
@@ -91,19 +98,6 @@ static void forgive_gather(const struct ocase *k, const struct ostate *n, struct
 	}
 }
 
-static bool is_memory_fault(u32 vector) { return vector >= 12 && vector <= 14; }
-
-/* Which of several things wrong with a long operand is noticed first (one page, the other page, the end of canonical addresses, the contents)
- * is the implementation's choice. */
-static void forgive_order(const struct ocase *k, struct ostate *n, const struct ostate *g)
-{
-	if (!is_memory_fault(n->vector) || !is_memory_fault(g->vector) || (k->cls != O_XSAVE && !vague_cr2(k)))
-		return;
-	n->vector = g->vector;
-	n->error = g->error;
-	n->cr2 = g->cr2;
-}
-
 bool oracle_address(const struct ocase *k, const ZydisDecodedOperand *o, u64 *at)
 {
 	ZydisRegisterContext regs = { 0 };
@@ -118,6 +112,32 @@ bool oracle_address(const struct ocase *k, const ZydisDecodedOperand *o, u64 *at
 		return false;
 	*at += o->mem.segment == ZYDIS_REGISTER_GS ? O_GS_BASE : 0;
 	return true;
+}
+
+/* A flat 4 GiB segment has no end for the silicon: an operand that passes it goes on at address 0. The vCPU refuses, as the manual allows. */
+static bool passes_4g(const struct ocase *k, const struct ostate *n)
+{
+	u64 at;
+
+	if (k->mode != O_32)
+		return false;
+	for (unsigned o = 0; o < k->zi.operand_count; o++)
+		if (oracle_address(k, &k->op[o], &at) && at + k->op[o].size / 8 > BIT(32))
+			return true;
+	return n->vector == 14 && (n->cr2 >> 8) == 0xffffff;
+}
+
+static bool is_memory_fault(u32 vector) { return vector >= 12 && vector <= 14; }
+
+/* Which of several things wrong with a long operand is noticed first (one page, the other page, the end of canonical addresses, the contents)
+ * is the implementation's choice. */
+static void forgive_order(const struct ocase *k, struct ostate *n, const struct ostate *g)
+{
+	if (!is_memory_fault(n->vector) || !is_memory_fault(g->vector) || (k->cls != O_XSAVE && !vague_cr2(k) && !passes_4g(k, n)))
+		return;
+	n->vector = g->vector;
+	n->error = g->error;
+	n->cr2 = g->cr2;
 }
 
 bool touches_code(const struct ocase *k)
@@ -242,7 +262,7 @@ void print_case(const struct ocase *k, const struct ostate *n, const struct osta
 
 	ZydisFormatterInit(&f, ZYDIS_FORMATTER_STYLE_INTEL);
 	ZydisFormatterFormatInstruction(&f, &k->zi, k->op, k->zi.operand_count_visible, text, sizeof(text), k->at, NULL);
-	printf("seed %#llx class %s: %s   [", (unsigned long long)k->seed, oclass_names[k->cls], text);
+	printf("seed %#llx class %s, %s-bit: %s   [", (unsigned long long)k->seed, oclass_names[k->cls], k->mode == O_64 ? "64" : "32", text);
 	for (unsigned b = 0; b < k->len; b++)
 		printf("%s%02x", b ? " " : "", k->code[b]);
 	printf("] at %#llx\n", (unsigned long long)k->at);

@@ -17,11 +17,14 @@ struct template {
 	i8 reg, rm; /* fixed fields, -1 free */
 };
 
-static struct template *templates;
-static unsigned ntemplates, cap;
-static unsigned *groups[O_CLASSES]; /* first template of each mnemonic, plus the end */
-static unsigned ngroups[O_CLASSES];
-static u32 classes;
+/* All of one mode. */
+static struct table {
+	struct template *t;
+	unsigned n, cap;
+	unsigned *group[O_CLASSES]; /* first template of each mnemonic, plus the end */
+	unsigned ngroups[O_CLASSES];
+	u32 classes;
+} tables[O_MODES];
 static struct isa_decoder decoder;
 
 static const struct { u16 set; u8 cls; } set_classes[] = {
@@ -51,7 +54,7 @@ static bool denied(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand 
 	switch ((int)zi->mnemonic) {
 	case ZYDIS_MNEMONIC_CPUID: case ZYDIS_MNEMONIC_RDTSC: case ZYDIS_MNEMONIC_RDPMC: case ZYDIS_MNEMONIC_XGETBV: case ZYDIS_MNEMONIC_XSETBV:
 	case ZYDIS_MNEMONIC_IRET: case ZYDIS_MNEMONIC_IRETD: case ZYDIS_MNEMONIC_IRETQ: case ZYDIS_MNEMONIC_POPF: case ZYDIS_MNEMONIC_POPFQ:
-	case ZYDIS_MNEMONIC_PAUSE: case ZYDIS_MNEMONIC_SMSW: case ZYDIS_MNEMONIC_STR: case ZYDIS_MNEMONIC_SLDT:
+	case ZYDIS_MNEMONIC_POPFD: case ZYDIS_MNEMONIC_PAUSE: case ZYDIS_MNEMONIC_SMSW: case ZYDIS_MNEMONIC_STR: case ZYDIS_MNEMONIC_SLDT:
 		return true;
 	case ZYDIS_MNEMONIC_VPCLMULQDQ: break;
 	}
@@ -85,11 +88,11 @@ static int class_of(const ZydisDecodedInstruction *zi)
 	return -1;
 }
 
-bool gen_decode(const u8 *b, ZydisDecodedInstruction *zi, ZydisDecodedOperand *op)
+bool gen_decode(enum omode mode, const u8 *b, ZydisDecodedInstruction *zi, ZydisDecodedOperand *op)
 {
 	static struct isa_insn in;
 
-	if (isa_decode(&decoder, ISA_64, b, 15, &in) != ISA_OK)
+	if (isa_decode(&decoder, mode == O_64 ? ISA_64 : ISA_32, b, 15, &in) != ISA_OK)
 		return false;
 	*zi = in.zi;
 	memcpy(op, in.op, sizeof(in.op));
@@ -128,19 +131,17 @@ static unsigned encode_head(u8 *to, const struct template *t, struct bits e, boo
 }
 
 /* ---- the table ---- */
-static void add(const struct template *t)
+static void add(struct table *b, const struct template *t)
 {
-	if (ntemplates == cap) {
-		cap = cap ? 2 * cap : 4096;
-		templates = realloc(templates, cap * sizeof(*templates));
+	if (b->n == b->cap) {
+		b->cap = b->cap ? 2 * b->cap : 4096;
+		b->t = realloc(b->t, b->cap * sizeof(*b->t));
 	}
-	templates[ntemplates++] = *t;
+	b->t[b->n++] = *t;
 }
 
-struct filter { u32 only; bool (*shown)(ZydisISASet); const char *mnemonic; };
-
 /* Mnemonic if the template with these fields is wanted, else 0. */
-static unsigned probe(struct template *t, const struct filter *f, unsigned reg, unsigned rm)
+static unsigned probe(enum omode mode, struct template *t, const struct filter *f, unsigned reg, unsigned rm)
 {
 	ZydisDecodedInstruction zi;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
@@ -152,7 +153,7 @@ static unsigned probe(struct template *t, const struct filter *f, unsigned reg, 
 
 		b[n] = (u8)((t->modrm == 3 ? 0xc0 : 0x40) | reg << 3 | (v == 2 && t->modrm == 1 ? 4 : rm));
 		b[n + 1] = 0x11;
-		if (!gen_decode(b, &zi, op) || denied(&zi, op) || (cls = class_of(&zi)) < 0 || !(f->only & bit(cls)) || !f->shown(zi.meta.isa_set))
+		if (!gen_decode(mode, b, &zi, op) || denied(&zi, op) || (cls = class_of(&zi)) < 0 || !(f->only & bit(cls)) || !f->shown(zi.meta.isa_set))
 			continue;
 		if (f->mnemonic && strcasecmp(f->mnemonic, ZydisMnemonicGetString(zi.mnemonic)))
 			continue;
@@ -169,7 +170,7 @@ static unsigned probe(struct template *t, const struct filter *f, unsigned reg, 
 	return 0;
 }
 
-static void add_opcode(struct template t, const struct filter *f)
+static void add_opcode(enum omode mode, struct template t, const struct filter *f)
 {
 	bool x87 = !t.vex && !t.map && t.opcode >= 0xd8 && t.opcode <= 0xdf && t.modrm == 3;
 	unsigned m[8], same = 0;
@@ -180,13 +181,13 @@ static void add_opcode(struct template t, const struct filter *f)
 		for (unsigned rm = 0; x87 && rm < 8; rm++) {
 			q.reg = (i8)reg;
 			q.rm = (i8)rm;
-			if ((q.mnemonic = (u16)probe(&q, f, reg, rm)))
-				add(&q);
+			if ((q.mnemonic = (u16)probe(mode, &q, f, reg, rm)))
+				add(&tables[mode], &q);
 		}
-		m[reg] = x87 ? 0 : probe(&q, f, reg, 1);
+		m[reg] = x87 ? 0 : probe(mode, &q, f, reg, 1);
 		if (m[reg] && !q.modrm) {
 			q.mnemonic = (u16)m[reg];
-			add(&q);
+			add(&tables[mode], &q);
 			return;
 		}
 		same += m[reg] && m[reg] == m[0];
@@ -197,8 +198,8 @@ static void add_opcode(struct template t, const struct filter *f)
 		if (!m[reg] || (same == 8 && reg))
 			continue;
 		q.reg = same == 8 ? -1 : (i8)reg;
-		q.mnemonic = (u16)probe(&q, f, reg, 1);
-		add(&q);
+		q.mnemonic = (u16)probe(mode, &q, f, reg, 1);
+		add(&tables[mode], &q);
 	}
 }
 
@@ -209,83 +210,100 @@ static int by_class_and_mnemonic(const void *a, const void *b)
 	return x->cls != y->cls ? x->cls - y->cls : x->mnemonic - y->mnemonic;
 }
 
-static void make_groups(void)
+static void make_groups(struct table *b)
 {
-	qsort(templates, ntemplates, sizeof(*templates), by_class_and_mnemonic);
+	qsort(b->t, b->n, sizeof(*b->t), by_class_and_mnemonic);
 	for (unsigned c = 0; c < O_CLASSES; c++)
-		groups[c] = calloc(ntemplates + 1, sizeof(unsigned));
-	for (unsigned k = 0; k < ntemplates; k++) {
-		struct template *t = &templates[k];
+		b->group[c] = calloc(b->n + 1, sizeof(unsigned));
+	for (unsigned k = 0; k < b->n; k++) {
+		struct template *t = &b->t[k];
 
 		if (!k || t[-1].mnemonic != t->mnemonic || t[-1].cls != t->cls)
-			groups[t->cls][ngroups[t->cls]++] = k;
-		groups[t->cls][ngroups[t->cls]] = k + 1;
+			b->group[t->cls][b->ngroups[t->cls]++] = k;
+		b->group[t->cls][b->ngroups[t->cls]] = k + 1;
 	}
 	for (unsigned c = 0; c < O_CLASSES; c++)
-		classes |= ngroups[c] ? 1u << c : 0;
+		b->classes |= b->ngroups[c] ? 1u << c : 0;
 }
 
 static bool is_prefix(u8 b)
 {
-	return (b & 0xf0) == 0x40 || (b & 0xe7) == 0x26 || (b >= 0x64 && b <= 0x67) || b == 0xf0 || b == 0xf2 || b == 0xf3 || b == 0xc4 || b == 0xc5 || b == 0x62;
+	return (b & 0xe7) == 0x26 || (b >= 0x64 && b <= 0x67) || b == 0xf0 || b == 0xf2 || b == 0xf3 || b == 0xc4 || b == 0xc5 || b == 0x62;
 }
 
-void gen_init(u32 only, bool (*shown)(ZydisISASet set), const char *mnemonic)
+static void build(enum omode mode, const struct filter *f)
 {
 	static const u8 prefixes[4] = { 0, 0x66, 0xf3, 0xf2 };
-	struct filter f = { only, shown, mnemonic };
 
-	isa_decoder_init(&decoder, true, true);
 	for (unsigned n = 0; n < 2 * 4 * 4 * 256 * 2 * 2 * 2; n++) {
 		struct template t = { .vex = n & 1, .prefix = prefixes[n >> 1 & 3], .map = n >> 3 & 3, .opcode = (u8)(n >> 5), .w = n >> 13 & 1,
 		                      .l = n >> 14 & 1, .modrm = n >> 15 & 1 ? 3 : 1, .reg = -1, .rm = -1 };
 
 		if (t.vex ? !t.map : t.l || (!t.map && is_prefix(t.opcode)))
 			continue;
-		add_opcode(t, &f);
+		if (mode == O_64 ? !t.vex && !t.map && (t.opcode & 0xf0) == 0x40 : !t.vex && t.w)
+			continue; /* REX is a prefix, or does not exist */
+		add_opcode(mode, t, f);
 	}
-	make_groups();
+	make_groups(&tables[mode]);
 }
 
-unsigned gen_templates(enum oclass cls)
+void gen_init(const struct filter *f)
+{
+	isa_decoder_init(&decoder, true, true);
+	for (unsigned m = 0; m < O_MODES; m++)
+		if (f->modes >> m & 1)
+			build(m, f);
+}
+
+unsigned gen_templates(enum omode mode, enum oclass cls)
 {
 	unsigned n = 0;
 
-	for (unsigned k = 0; k < ntemplates; k++)
-		n += templates[k].cls == cls;
+	for (unsigned k = 0; k < tables[mode].n; k++)
+		n += tables[mode].t[k].cls == cls;
 	return n;
 }
 
 /* ---- a case ---- */
-static const struct template *pick(void)
+static const struct template *pick(enum omode *mode)
 {
+	const struct table *b;
 	unsigned c, g;
 
 	do
+		*mode = rnd_chance(70) ? O_64 : O_32;
+	while (!tables[*mode].n);
+	b = &tables[*mode];
+	do
 		c = (unsigned)rnd_below(O_CLASSES);
-	while (!(classes >> c & 1));
-	g = (unsigned)rnd_below(ngroups[c]);
-	return &templates[groups[c][g] + rnd_below(groups[c][g + 1] - groups[c][g])];
+	while (!(b->classes >> c & 1));
+	g = (unsigned)rnd_below(b->ngroups[c]);
+	return &b->t[b->group[c][g] + rnd_below(b->group[c][g + 1] - b->group[c][g])];
 }
 
 static void encode(struct ocase *k, const struct template *t)
 {
-	static const u8 segs[8] = { 0x65, 0x65, 0x65, 0x2e, 0x36, 0x3e, 0x26, 0x65 };
+	/* FS is the C library's. In compatibility mode FS and GS are null. */
+	static const u8 segs[O_MODES][8] = { { 0x65, 0x65, 0x65, 0x2e, 0x36, 0x3e, 0x26, 0x65 }, { 0x2e, 0x36, 0x3e, 0x26, 0x36, 0x3e, 0x26, 0x64 } };
 	struct bits e = { .r = rnd() & 1, .x = t->modrm == 1 ? rnd() & 1 : 0, .b = rnd() & 1, .vvvv = (u8)(rnd() & 15), .c5 = rnd() & 1 };
+	bool wide = k->mode == O_64;
 	u8 *p = k->code;
 	unsigned mod = t->modrm == 3 ? 3 : (unsigned)rnd_below(3);
 
 	if (t->modrm != 3 && rnd_chance(8))
-		*p++ = segs[rnd_below(8)];
-	if (t->modrm != 3 && rnd_chance(8))
+		*p++ = segs[k->mode][rnd_below(8)];
+	if (t->modrm != 3 && rnd_chance(wide ? 8 : 3))
 		*p++ = 0x67;
 	if (t->modrm == 1 && t->cls == O_INT && rnd_chance(12))
 		*p++ = 0xf0;
 	if (t->cls == O_X87 || t->cls == O_MMX)
 		e.r = e.b = t->modrm == 1 ? e.b : 0;
+	if (!wide)
+		e.r = e.x = 0, e.b = t->vex ? e.b : 0; /* VEX.B is ignored there, the others would make it LES or LDS */
 	if (rnd_chance(30))
 		e.vvvv = 0; /* what instructions without that operand want */
-	p += encode_head(p, t, e, rnd_chance(15));
+	p += encode_head(p, t, e, rnd_chance(15) && wide);
 	for (u8 *q = p; q < k->code + sizeof(k->code); q++)
 		*q = (u8)rnd();
 	if (t->modrm)
@@ -296,7 +314,7 @@ static void encode(struct ocase *k, const struct template *t)
 static void patch(struct ocase *k, unsigned offset, unsigned bits_, u64 v)
 {
 	memcpy(k->code + offset, &v, bits_ / 8);
-	gen_decode(k->code, &k->zi, k->op);
+	gen_decode(k->mode, k->code, &k->zi, k->op);
 }
 
 /* A taken relative branch goes to O_PAD_B. */
@@ -318,10 +336,10 @@ void gen_case(struct ocase *k)
 
 	rnd_seed(k->seed);
 	do {
-		t = pick();
+		t = pick(&k->mode);
 		encode(k, t);
 		cls = -1;
-		if (!gen_decode(k->code, &k->zi, k->op) || k->zi.mnemonic != t->mnemonic || denied(&k->zi, k->op))
+		if (!gen_decode(k->mode, k->code, &k->zi, k->op) || k->zi.mnemonic != t->mnemonic || denied(&k->zi, k->op))
 			continue;
 		cls = class_of(&k->zi);
 	} while (cls != t->cls);

@@ -76,7 +76,8 @@ static void build_memory(void)
 	map(O_CODE, CODE, PTE_U | PTE_W);
 	for (unsigned k = 0; k < 4096; k++)
 		poke(RO + k, (u8)(k * 7 + 1), 1);
-	/* The host's selectors: user code 33h, user data 2Bh. */
+	/* The host's selectors: user code 33h, 32-bit user code 23h, user data 2Bh. */
+	poke(GDT + 0x20, 0x00cffb000000ffff, 8);
 	poke(GDT + 0x10, 0x00af9b000000ffff, 8);
 	poke(GDT + 0x18, 0x00cf93000000ffff, 8);
 	poke(GDT + 0x28, 0x00cff3000000ffff, 8);
@@ -106,7 +107,8 @@ static void build_state(void)
 	a->xcr0 = 7;
 	a->seg[SEG_CS] = segment(0x33, 0, 0xa0fb);
 	a->seg[SEG_SS] = segment(0x2b, 0, 0xc0f3);
-	a->seg[SEG_DS] = a->seg[SEG_ES] = a->seg[SEG_FS] = segment(0, 0, SEG_UNUSABLE);
+	a->seg[SEG_DS] = a->seg[SEG_ES] = segment(0x2b, 0, 0xc0f3);
+	a->seg[SEG_FS] = segment(0, 0, SEG_UNUSABLE);
 	a->seg[SEG_GS] = segment(0, O_GS_BASE, SEG_UNUSABLE);
 	a->tr = segment(0x40, KERNEL + TSS, 0x8b);
 	a->tr.limit = 103;
@@ -176,6 +178,8 @@ static void load(const struct ocase *k)
 	mem_write(&mem, gpa(at), k->code, k->len);
 	mem_write(&mem, gpa(at + k->len), &hlt, 1);
 	*a = start;
+	if (k->mode == O_32)
+		a->seg[SEG_CS] = segment(0x23, 0, 0xc0fb);
 	memcpy(a->gpr, k->in.gpr, sizeof(k->in.gpr));
 	a->rip = k->at;
 	a->rflags = (k->in.rflags & ~(u64)FLAG_ARITH) | FLAG_FIXED1;

@@ -15,7 +15,8 @@
 struct native_slots {
 	u64 gpr[16]; /* in, then out */
 	u64 rflags, host_rsp, entry, pad_b;
-	u32 mxcsr, pad;
+	u32 mxcsr, selector; /* entry and selector: a far pointer, for compatibility mode */
+	u64 far_entry;
 } native_slots __attribute__((visibility("hidden")));
 struct oxsave native_fp __attribute__((visibility("hidden")));
 void native_enter(void);
@@ -36,10 +37,16 @@ __asm__(".text\n"
 	"	xor %edx, %edx\n"
 	"	lea native_fp(%rip), %rcx\n"
 	"	xrstor64 (%rcx)\n"
+	"	cmpl $0, native_slots+8*20+4(%rip)\n"
+	"	jne 1f\n"
 	"	pushq native_slots+8*16(%rip)\n"
 	"	popfq\n"
 	GPRS(LOAD) LOAD(4, rsp)
 	"	jmp *native_slots+8*18(%rip)\n"
+	"1:	pushq native_slots+8*16(%rip)\n"
+	"	popfq\n"
+	GPRS(LOAD) LOAD(4, rsp)
+	"	ljmp *native_slots+8*21(%rip)\n"
 	"native_exit_b:\n"
 	"	movq $1, native_slots+8*19(%rip)\n"
 	"native_exit_a:\n"
@@ -60,6 +67,10 @@ __asm__(".text\n"
 	"	vzeroupper\n"
 	"	pop %r15\n	pop %r14\n	pop %r13\n	pop %r12\n	pop %rbp\n	pop %rbx\n"
 	"	ret\n");
+
+#define USER_CS64 0x33
+#define USER_CS32 0x23
+#define USER_DS 0x2b
 
 static struct ostate *result; /* of the run under way */
 static volatile bool running;
@@ -103,6 +114,7 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 	result->cr2 = result->vector == 14 ? (u64)g[REG_CR2] : 0;
 	take_fp(&result->fp, (const u8 *)uc->uc_mcontext.fpregs);
 	g[REG_RIP] = (greg_t)native_exit_fault;
+	g[REG_CSGSFS] = (g[REG_CSGSFS] & ~(greg_t)0xffff) | USER_CS64;
 	running = false;
 }
 
@@ -125,6 +137,21 @@ static void put_jump(u8 *at, const void *to)
 	memcpy(at + 6, &to, 8);
 }
 
+/* Where the instruction ends: on to native_exit_a or _b. */
+static void put_end(enum omode mode, u8 *at, bool b)
+{
+	u32 to = O_TRAMPOLINE + (b ? 32 : 0);
+	u16 cs = USER_CS64;
+
+	if (mode == O_64) {
+		put_jump(at, b ? native_exit_b : native_exit_a);
+		return;
+	}
+	*at = 0xea; /* JMP ptr16:32 */
+	memcpy(at + 1, &to, 4);
+	memcpy(at + 5, &cs, 2);
+}
+
 int native_init(void)
 {
 	static const int signals[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP };
@@ -138,7 +165,10 @@ int native_init(void)
 		((u8 *)O_RO)[k] = (u8)(k * 7 + 1);
 	mprotect((void *)O_RO, 4096, PROT_READ);
 	map_at(O_CODE, 4096, PROT_READ | PROT_WRITE | PROT_EXEC);
-	put_jump((u8 *)O_PAD_B, native_exit_b);
+	map_at(O_TRAMPOLINE, 4096, PROT_READ | PROT_WRITE | PROT_EXEC);
+	put_jump((u8 *)O_TRAMPOLINE, native_exit_a);
+	put_jump((u8 *)O_TRAMPOLINE + 32, native_exit_b);
+	__asm__ volatile("mov %0, %%ds\n\tmov %0, %%es" : : "r"(USER_DS));
 	native_slots.mxcsr = 0x1f80;
 	if (sigaltstack(&stack, NULL) < 0)
 		return -errno;
@@ -151,7 +181,10 @@ void native_run(const struct ocase *k, struct ostate *out, u8 mem[O_DATA_SIZE])
 {
 	memcpy((void *)O_DATA, k->mem, O_DATA_SIZE);
 	memcpy((void *)k->at, k->code, k->len);
-	put_jump((u8 *)k->at + k->len, native_exit_a);
+	put_end(k->mode, (u8 *)k->at + k->len, false);
+	put_end(k->mode, (u8 *)O_PAD_B, true);
+	native_slots.selector = k->mode == O_32 ? USER_CS32 : 0;
+	native_slots.far_entry = k->at | (u64)USER_CS32 << 32;
 	memcpy(native_slots.gpr, k->in.gpr, sizeof(k->in.gpr));
 	native_slots.rflags = k->in.rflags;
 	native_slots.entry = k->at;

@@ -65,8 +65,8 @@ static void aim(struct ocase *k, const ZydisDecodedOperand *m, u64 to)
 	if (m->mem.base == ZYDIS_REGISTER_RIP || m->mem.base == ZYDIS_REGISTER_EIP || (!base && !index)) {
 		u64 d = want - (base || m->mem.base != ZYDIS_REGISTER_NONE ? k->at + k->len : 0);
 
-		if (k->zi.raw.disp.size == 32)
-			memcpy(k->code + k->zi.raw.disp.offset, &d, 4);
+		if (k->zi.raw.disp.size >= 32)
+			memcpy(k->code + k->zi.raw.disp.offset, &d, k->zi.raw.disp.size / 8);
 		return;
 	}
 	if (base && base == index) {
@@ -80,7 +80,7 @@ static void aim(struct ocase *k, const ZydisDecodedOperand *m, u64 to)
 	if (index && m->mem.index != ZYDIS_REGISTER_NONE)
 		*index = rnd_chance(60) ? rnd_below(64) : rnd_edge();
 	*base = want - disp - (index ? *index * m->mem.scale : 0);
-	if (k->zi.address_width == 32 && rnd_chance(50))
+	if (k->mode == O_64 && k->zi.address_width == 32 && rnd_chance(50))
 		*base |= rnd() << 32;
 }
 
@@ -226,8 +226,8 @@ static void tame(struct ocase *k, u64 at, unsigned size)
 		g[0] &= ~(u64)0xfffffff8;
 		break;
 	case ZYDIS_MNEMONIC_JMP: case ZYDIS_MNEMONIC_CALL:
-		if (p && size == 8)
-			memcpy(p, &pad, 8);
+		if (p && size >= 4)
+			memcpy(p, &pad, size);
 		else if (k->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER && reg_of(k, k->op[0].reg.value) != &g[4])
 			*reg_of(k, k->op[0].reg.value) = pad;
 		break;
@@ -282,5 +282,8 @@ void gen_state(struct ocase *k)
 	if (k->cls == O_STRING && rnd_chance(60)) /* something for CMPS and SCAS to agree on */
 		memset(k->mem + 0x400, (int)(k->in.gpr[0] = rnd_below(3)), 0x1a00);
 	tame(k, at, size);
-	gen_decode(k->code, &k->zi, k->op); /* a displacement may have changed */
+	if (k->mode == O_32)
+		for (unsigned r = 0; r < 8; r++)
+			k->in.gpr[r] = (u32)k->in.gpr[r];
+	gen_decode(k->mode, k->code, &k->zi, k->op); /* a displacement may have changed */
 }

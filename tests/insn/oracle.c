@@ -10,17 +10,17 @@ static struct {
 	u64 seed, start, count, one;
 	bool have_one;
 	unsigned seconds, max_failures;
-	u32 only;
+	u32 only, modes;
 	const char *mnemonic;
 	bool quiet, list;
-} opt = { .seed = 1, .count = 100000, .max_failures = 5, .only = ~0u };
+} opt = { .seed = 1, .count = 100000, .max_failures = 5, .only = ~0u, .modes = ~0u };
 
 static void usage(FILE *to)
 {
-	fprintf(to, "usage: oracle [--seed N] [--start N] [--count N] [--seconds N] [--only CLASS[,CLASS]] [--mnemonic NAME]\n"
+	fprintf(to, "usage: oracle [--seed N] [--start N] [--count N] [--seconds N] [--only CLASS[,CLASS]] [--mnemonic NAME] [--mode 64|32]\n"
 	            "              [--case SEED] [--max-failures N] [--list]\n"
 	            "Runs random instructions on this machine's CPU and on nestbox's, and compares everything.\n"
-	            "--case repeats one case by the seed it was reported with (with the same --only and --mnemonic). Classes:");
+	            "--case repeats one case by the seed it was reported with (with the same --only, --mnemonic and --mode). Classes:");
 	for (unsigned c = 0; c < O_CLASSES; c++)
 		fprintf(to, " %s", oclass_names[c]);
 	fprintf(to, "\n");
@@ -49,7 +49,7 @@ static void parse(int argc, char **argv)
 {
 	static const struct option longs[] = {
 		{ "seed", 1, 0, 's' }, { "start", 1, 0, 'S' }, { "count", 1, 0, 'n' }, { "seconds", 1, 0, 't' }, { "only", 1, 0, 'o' },
-		{ "mnemonic", 1, 0, 'm' }, { "case", 1, 0, 'c' }, { "max-failures", 1, 0, 'f' }, { "list", 0, 0, 'l' }, { "help", 0, 0, 'h' }, { 0 },
+		{ "mnemonic", 1, 0, 'm' }, { "case", 1, 0, 'c' }, { "mode", 1, 0, 'M' }, { "max-failures", 1, 0, 'f' }, { "list", 0, 0, 'l' }, { "help", 0, 0, 'h' }, { 0 },
 	};
 	int o;
 
@@ -62,6 +62,7 @@ static void parse(int argc, char **argv)
 		case 'o': opt.only = parse_classes(optarg); break;
 		case 'm': opt.mnemonic = optarg; break;
 		case 'c': opt.one = strtoull(optarg, NULL, 0); opt.have_one = true; break;
+		case 'M': opt.modes = 1u << (atoi(optarg) == 32 ? O_32 : O_64); break;
 		case 'f': opt.max_failures = (unsigned)atoi(optarg); break;
 		case 'l': opt.list = true; break;
 		case 'h': usage(stdout); exit(0);
@@ -110,9 +111,9 @@ int main(int argc, char **argv)
 		fprintf(stderr, "oracle: cannot set up the two CPUs\n");
 		return 2;
 	}
-	gen_init(opt.only, guest_shows, opt.mnemonic);
+	gen_init(&(struct filter){ opt.only, opt.modes, guest_shows, opt.mnemonic });
 	for (unsigned c = 0; opt.list && c < O_CLASSES; c++)
-		printf("%-8s %u templates\n", oclass_names[c], gen_templates(c));
+		printf("%-8s %u and %u templates\n", oclass_names[c], gen_templates(O_64, c), gen_templates(O_32, c));
 	if (opt.list)
 		return 0;
 	if (opt.have_one)

@@ -12,6 +12,7 @@
 #define O_DATA_SIZE 0x2000u
 #define O_RO (O_BASE + 0x4000)   /* a read-only page */
 #define O_CODE (O_BASE + 0x10000)
+#define O_TRAMPOLINE (O_BASE + 0x20000) /* host only: from compatibility mode back to 64-bit mode */
 #define O_PAD_B (O_CODE + 0xf00) /* where taken branches land */
 #define O_GS_BASE (O_BASE + 0x340)
 
@@ -35,8 +36,12 @@ struct ostate {
 enum oclass { O_INT, O_BRANCH, O_STRING, O_BMI, O_X87, O_MMX, O_SSE, O_AVX, O_AVX2, O_FMA, O_CRYPTO, O_XSAVE, O_CLASSES };
 extern const char *const oclass_names[O_CLASSES];
 
+/* 64-bit mode, or compatibility mode with flat 32-bit segments. */
+enum omode { O_64, O_32, O_MODES };
+
 struct ocase {
 	u64 seed;
+	enum omode mode;
 	enum oclass cls;
 	u8 code[16];
 	unsigned len;
@@ -57,10 +62,15 @@ void rnd_vector(u8 *to, unsigned n);  /* n bytes (multiple of 8) of integers or 
 void rnd_f80(u8 to[10]);
 
 /* ---- cases: gen.c, operands.c ---- */
-/* Builds the table of instruction templates. only: bit per oclass. */
-void gen_init(u32 only, bool (*shown)(ZydisISASet set), const char *mnemonic);
-unsigned gen_templates(enum oclass cls);
-bool gen_decode(const u8 *b, ZydisDecodedInstruction *zi, ZydisDecodedOperand *op);
+struct filter {
+	u32 only, modes; /* bit per oclass, per omode */
+	bool (*shown)(ZydisISASet set);
+	const char *mnemonic; /* NULL: all */
+};
+/* Builds the tables of instruction templates. */
+void gen_init(const struct filter *f);
+unsigned gen_templates(enum omode mode, enum oclass cls);
+bool gen_decode(enum omode mode, const u8 *b, ZydisDecodedInstruction *zi, ZydisDecodedOperand *op);
 /* Fills *k from k->seed. */
 void gen_case(struct ocase *k);
 void gen_state(struct ocase *k); /* registers, FPU and memory for the decoded instruction */
