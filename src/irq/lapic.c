@@ -140,7 +140,7 @@ bool lapic_matches(const struct lapic *l, const struct irq_msg *m)
 	if (m->dest == (m->wide ? ~0u : 0xffu))
 		return true;
 	if (!m->logical)
-		return m->dest == l->cpu->index;
+		return m->dest == (lapic_x2(l) ? l->cpu->index : lapic_load(&l->regs.id) >> 24);
 	u32 ldr = lapic_load(&l->regs.ldr);
 	if (lapic_x2(l))
 		return m->dest >> 16 == ldr >> 16 && (m->dest & ldr & 0xffff);
@@ -293,8 +293,10 @@ static bool op_set_base(void *intc, u64 value)
 	if ((value & ~valid) || !transition_allowed(from, to))
 		return false;
 	__atomic_store_n(&l->cpu->arch.apic_base, value, __ATOMIC_SEQ_CST);
-	if (to == 0 && from != 0)
+	if (to == 0 && from != 0) { /* SDM "Local APIC Status and Location": as after a reset, so the ID that software wrote goes too */
 		lapic_reset(l, false);
+		lapic_store(&l->regs.id, l->cpu->index << 24);
+	}
 	if (to == 3 && from != 3) /* SDM "Deriving Logical x2APIC ID from the Local x2APIC ID" */
 		lapic_store(&l->regs.ldr, (l->cpu->index >> 4) << 16 | 1u << (l->cpu->index & 15));
 	lapic_recheck(l);

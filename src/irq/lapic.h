@@ -4,7 +4,7 @@
  * cpu->pending and kick. id, ldr, dfr, svr, ppr, lvt and arch.apic_base are written by the owner and read by senders, so all go through
  * relaxed atomics. Surprise: the timer's expiry only sets a flag; the owner turns it into an interrupt when it next looks.
  *
- * Choices: 6 LVT entries (no CMCI), no EOI-broadcast suppression (version 00050014h), APIC ID read-only, ExtINT before fixed interrupts. */
+ * Choices: 6 LVT entries (no CMCI), no EOI-broadcast suppression (version 00050014h), the xAPIC ID is writable ("model specific"), ExtINT before fixed interrupts. */
 #ifndef NB_LAPIC_H
 #define NB_LAPIC_H
 
@@ -65,7 +65,7 @@ struct lapic {
 
 extern const struct intc_ops lapic_intc_ops;
 
-/* Power-on (also sets arch.apic_base) or INIT state (SDM "Local APIC State After It Receives an INIT Reset"). */
+/* Power-on (also sets arch.apic_base) or INIT state (SDM "Local APIC State After It Receives an INIT Reset", which keeps the APIC ID). */
 void lapic_reset(struct lapic *l, bool power_on);
 
 static inline u32 lapic_load(const u32 *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }

@@ -15,7 +15,7 @@
 struct reg_rule { u8 access; u64 valid; };
 
 static const struct reg_rule rules[LAPIC_REGS] = {
-	[LAPIC_ID]              = { RW_X | R_2, 0 },
+	[LAPIC_ID]              = { RW_X | R_2, 0xff000000 },
 	[LAPIC_VERSION]         = { RW_X | R_2, 0 },
 	[LAPIC_TPR]             = { RW_X | RW_2, 0xff },
 	[LAPIC_APR]             = { RW_X, 0 },
@@ -123,6 +123,7 @@ bool lapic_reg_write(struct lapic *l, unsigned reg, u64 v)
 		return false;
 	v &= rules[reg].valid;
 	switch (reg) {
+	case LAPIC_ID: lapic_store(&l->regs.id, (u32)v); break;
 	case LAPIC_TPR: lapic_intc_ops.set_tpr(l, (u8)v); break;
 	case LAPIC_EOI: lapic_intc_ops.eoi(l); break;
 	case LAPIC_LDR: lapic_store(&l->regs.ldr, (u32)v); break;
@@ -143,13 +144,14 @@ void lapic_reset(struct lapic *l, bool power_on)
 {
 	struct lapic_regs *r = &l->regs;
 	u8 lint0 = r->lint0, lint1 = r->lint1; /* pins, driven from outside */
+	u32 id = power_on ? l->cpu->index << 24 : r->id;
 	lapic_timer_stop(l);
 	memset(r, 0, sizeof *r);
 	r->lint0 = lint0;
 	r->lint1 = lint1;
 	if (power_on)
 		l->cpu->arch.apic_base = APIC_BASE_RESET | APIC_BASE_EN | (l->cpu->index == 0 ? APIC_BASE_BSP : 0);
-	r->id = l->cpu->index << 24;
+	lapic_store(&r->id, id);
 	if (lapic_x2(l))
 		r->ldr = (l->cpu->index >> 4) << 16 | 1u << (l->cpu->index & 15);
 	r->dfr = 0xffffffff;
