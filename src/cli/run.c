@@ -20,12 +20,12 @@ static void on_signal(int sig)
 		return;
 }
 
-static void read_console(struct vm *vm, struct pollfd *in)
+static void read_console(struct vm *vm)
 {
 	u8 raw[256], typed[256];
-	ssize_t n = read(STDIN_FILENO, raw, sizeof raw);
+	ssize_t n = read(STDIN_FILENO, raw, min_u64(sizeof raw, board_input_room(vm)));
 	if (n <= 0) { /* end of input: the guest's line stays open, with nobody typing */
-		in->fd = -1;
+		vm->input_closed = true;
 		return;
 	}
 	bool quit;
@@ -47,8 +47,10 @@ static int wait_ms(const struct vm *vm)
 static void main_loop(struct vm *vm)
 {
 	struct pollfd fds[2] = { { .fd = vm->event_fd, .events = POLLIN },
-				 { .fd = vm->cfg.serial == VM_SERIAL_STDIO ? STDIN_FILENO : -1, .events = POLLIN } };
+				 { .events = POLLIN } };
+	vm->input_closed = vm->cfg.serial != VM_SERIAL_STDIO;
 	for (;;) {
+		fds[1].fd = !vm->input_closed && board_input_room(vm) ? STDIN_FILENO : -1; /* the guest reads slowly: leave it in the pipe */
 		int n = poll(fds, 2, wait_ms(vm));
 		if (n < 0 && errno != EINTR) {
 			log_error("poll: %s", strerror(errno));
@@ -59,7 +61,7 @@ static void main_loop(struct vm *vm)
 		if (n == 0)
 			vm_end(vm, VM_TIMEOUT);
 		if (n > 0 && fds[1].revents & (POLLIN | POLLHUP | POLLERR | POLLNVAL))
-			read_console(vm, &fds[1]);
+			read_console(vm);
 		if ((n <= 0 || fds[0].revents) && !vm_handle_events(vm))
 			return;
 	}

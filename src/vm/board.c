@@ -41,6 +41,9 @@ struct board {
 	struct boot_files files;
 	struct console console;
 	int console_fd;       /* opened by us for --serial file:, else -1 */
+	pthread_mutex_t input_lock;
+	u8 input[512];        /* input_lock: typed, and not yet taken by a console */
+	size_t input_len;
 	bool hvc_spoke_last;  /* bus->lock: typed bytes go to the console that wrote last */
 };
 
@@ -59,12 +62,42 @@ static void hvc_output(void *opaque, const u8 *data, size_t len)
 	console_put(&b->console, data, len);
 }
 
+/* Gives waiting input to the console; what it does not take waits on. bus->lock is taken by the devices. */
+static void feed(struct board *b)
+{
+	pthread_mutex_lock(&b->input_lock);
+	size_t taken = b->hvc_spoke_last ? virtio_console_receive(b->hvc, b->input, b->input_len) : uart16550_receive(b->com1, b->input, b->input_len);
+	b->input_len -= taken;
+	memmove(b->input, b->input + taken, b->input_len);
+	pthread_mutex_unlock(&b->input_lock);
+}
+
+/* Under bus->lock, so feeding is left to the main loop. */
+static void input_space(void *opaque)
+{
+	struct board *b = opaque;
+	u64 one = 1;
+	if (__atomic_load_n(&b->input_len, __ATOMIC_RELAXED) && write(b->vm->event_fd, &one, sizeof one) < 0)
+		log_debug("eventfd: %s", strerror(errno));
+}
+
+size_t board_input_room(struct vm *vm)
+{
+	struct board *b = vm->board;
+	if (b->input_len)
+		feed(b);
+	return sizeof b->input - b->input_len;
+}
+
 void board_serial_input(struct vm *vm, const u8 *bytes, size_t n)
 {
 	struct board *b = vm->board;
-	size_t taken = b->hvc_spoke_last ? virtio_console_receive(b->hvc, bytes, n) : uart16550_receive(b->com1, bytes, n);
-	if (taken < n)
-		log_once(LOG_WARN, "the guest does not read its console: typed bytes are lost");
+	bug_if(n > sizeof b->input - b->input_len);
+	pthread_mutex_lock(&b->input_lock);
+	memcpy(b->input + b->input_len, bytes, n);
+	b->input_len += n;
+	pthread_mutex_unlock(&b->input_lock);
+	feed(b);
 }
 
 void board_console_drain(struct vm *vm)
@@ -130,7 +163,7 @@ static void create_legacy(struct board *b)
 	i8042_create(bus, &b->devs, irq_system_line(b->irq, 1), irq_system_line(b->irq, 12));
 	pc_ports_create(bus, &b->devs, NULL, NULL);
 	struct uart16550_config com1 = { .name = "com1", .port = BOARD_COM1_PORT, .irq = irq_system_line(b->irq, BOARD_IRQ_COM1),
-					 .output = com1_output, .opaque = b };
+					 .output = com1_output, .input_space = input_space, .opaque = b };
 	b->com1 = uart16550_create(bus, &b->devs, &com1);
 }
 
@@ -164,7 +197,7 @@ static int create_virtio(struct board *b)
 {
 	unsigned slot = SLOT_FIRST_VIRTIO;
 	virtio_rng_create(b->pci, slot++);
-	struct virtio_console_config console = { .output = hvc_output, .opaque = b };
+	struct virtio_console_config console = { .output = hvc_output, .input_space = input_space, .opaque = b };
 	b->hvc = virtio_console_create(b->pci, slot++, &console);
 	for (unsigned i = 0; i < b->vm->cfg.ndisks; i++) {
 		int err = create_disk(b, b->vm->cfg.disks[i], i, slot++);
@@ -190,6 +223,7 @@ int board_create(struct vm *vm)
 	if (!b)
 		return -ENOMEM;
 	b->vm = vm;
+	pthread_mutex_init(&b->input_lock, NULL);
 	int err = open_console(b);
 	if (err) {
 		free(b);

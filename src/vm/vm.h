@@ -80,6 +80,7 @@ struct vm {
 	int event_fd;               /* wakes the main loop when end or reset_wanted changes */
 	struct state_buf poweron;   /* all device and CPU state at power-on: RESET loads it */
 	u64 start_host_ns;
+	bool input_closed;          /* main loop's: nobody types (any more) */
 	volatile int quit_signal;   /* set by a signal handler */
 };
 
@@ -127,6 +128,8 @@ void board_save(struct vm *vm, struct state_buf *b);
 int board_load(struct vm *vm, const struct state_buf *b, size_t *pos);
 /* Writes out what the guest's consoles printed; the main loop calls it when event_fd fired. */
 void board_console_drain(struct vm *vm);
+/* How many typed bytes may be given to board_serial_input now; grows when the guest reads (event_fd fires). Main loop only. */
+size_t board_input_room(struct vm *vm);
 void board_serial_input(struct vm *vm, const u8 *bytes, size_t n);
 
 
