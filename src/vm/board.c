@@ -254,6 +254,13 @@ void board_destroy(struct vm *vm)
 	vm->board = NULL;
 }
 
+/* kvm-unit-tests' realmode waits for the pc-testdev's IRQ 11 in the mode that a PC's firmware leaves the 8259 pair in, so it must not be masked. */
+static void open_test_irq(struct bus *bus)
+{
+	bus_port_write(bus, 0x21, 0xff & ~(1 << 2), 1);
+	bus_port_write(bus, 0xa1, 0xff & ~(1 << (11 - 8)), 1);
+}
+
 int board_boot(struct vm *vm)
 {
 	char err[512];
@@ -265,6 +272,8 @@ int board_boot(struct vm *vm)
 	for (unsigned i = 0; i < vm->ncpus; i++)
 		boot_cpu_setup(&vm->vcpus[i].cpu->arch, &rq.board);
 	irq_system_virtual_wire(vm->board->irq);
+	if (vm->cfg.test_devices)
+		open_test_irq(&vm->bus);
 	int r = boot_load(&rq, &vm->mem, &bsp->arch, err, sizeof err);
 	if (r)
 		log_error("%s", err);
