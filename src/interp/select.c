@@ -54,6 +54,9 @@ insn_fn *sel_sys(const struct form *f, struct insn *o)
 /* Instructions whose operand size Zydis gives otherwise than the handlers want it. */
 static void fix_opsize(const struct isa_insn *in, struct insn *o)
 {
+	/* VEX instructions have 32- and 64-bit operands in every mode. */
+	if (in->zi.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
+		o->opsize = in->op[0].size / 8;
 	if (o->op == ZYDIS_MNEMONIC_RDFSBASE || o->op == ZYDIS_MNEMONIC_RDGSBASE || o->op == ZYDIS_MNEMONIC_WRFSBASE || o->op == ZYDIS_MNEMONIC_WRGSBASE)
 		o->opsize = in->op[0].size / 8;
 }

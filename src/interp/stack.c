@@ -216,7 +216,7 @@ static noinline enum step body_enter(struct cpu *c, const struct insn *i)
 	if (!seg_la(c, i, SEG_SS, sp & mask, size, true, &la) || !mmu_probe_write(c, la, size))
 		goto fault;
 	wr_u64(c, GPR_RSP, sp);
-	wr_size(c, GPR_RBP, mask == 0xffff ? 2 : size, frame);
+	wr_size(c, GPR_RBP, size, frame); /* all of ESP with 32-bit operands, even on a 16-bit stack */
 	return STEP_END;
 fault:
 	wr_u64(c, GPR_RSP, rsp);

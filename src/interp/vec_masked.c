@@ -37,7 +37,7 @@ static noinline enum step maskload_body(struct cpu *c, const struct insn *i)
 	for (unsigned k = 0; k < n; k++) {
 		if (!selected(mask, k, size))
 			continue;
-		if (!element_read(c, i, vec_piece(c, i, ea_masked(c, i) + k * size), size, &v))
+		if (!element_read(c, i, vec_piece(c, ea_masked(c, i) + k * size), size, &v))
 			return STEP_FAULT;
 		store_le(out + k * size, v, size);
 	}
@@ -58,7 +58,7 @@ static noinline enum step maskstore_body(struct cpu *c, const struct insn *i)
 		for (unsigned k = 0; k < n; k++) {
 			if (!selected(mask, k, size))
 				continue;
-			if (!seg_la(c, i, i->seg, vec_piece(c, i, ea_masked(c, i) + k * size), size, true, &la))
+			if (!seg_la(c, i, i->seg, vec_piece(c, ea_masked(c, i) + k * size), size, true, &la))
 				return STEP_FAULT;
 			if (pass ? !mmu_write(c, la, size, load_le(data + k * size, size)) : !mmu_probe_write(c, la, size)) {
 				interp_fix_fault(c, i->seg, la);

@@ -49,7 +49,7 @@ static bool check_target(struct cpu *c, const struct insn *i, unsigned n)
 
 	set_rip(c, i);
 	for (unsigned k = n; k; k -= 8) {
-		if (!seg_la(c, i, i->seg, vec_piece(c, i, ea + k - 8), 8, true, &la))
+		if (!seg_la(c, i, i->seg, vec_piece(c, ea + k - 8), 8, true, &la))
 			return false;
 		if (!mmu_probe_write(c, la, 8)) {
 			interp_fix_fault(c, i->seg, la);
@@ -66,7 +66,7 @@ static enum step store_selected(struct cpu *c, const struct insn *i, const u8 *d
 	for (unsigned k = 0; k < n; k++) {
 		if (!(mask[k] & 0x80))
 			continue;
-		if (!seg_la(c, i, i->seg, vec_piece(c, i, ea + k), 1, true, &la) || !mmu_write(c, la, 1, data[k]))
+		if (!seg_la(c, i, i->seg, vec_piece(c, ea + k), 1, true, &la) || !mmu_write(c, la, 1, data[k]))
 			return STEP_FAULT;
 	}
 	return STEP_END;

@@ -80,7 +80,11 @@ static must_inline void *vec_direct(const struct cpu *c, const struct insn *i, u
 	return (void *)(la + e->addend);
 }
 
+/* Effective address of a later piece of an operand: it does not wrap at 64 KiB, only where offsets end. */
+static inline u64 vec_piece(const struct cpu *c, u64 ea) { return c->mode & MODE_L ? ea : (u32)ea; }
+
 /* Checked copies through the instruction's operand (plus `plus`); false: fault. vec_mem.c */
+bool vec_la(struct cpu *c, const struct insn *i, u64 plus, unsigned size, bool write, u64 *la);
 bool vec_read(struct cpu *c, const struct insn *i, u64 plus, void *to, unsigned size);
 bool vec_write(struct cpu *c, const struct insn *i, u64 plus, const void *from, unsigned size);
 bool vec_probe_write(struct cpu *c, const struct insn *i, u64 plus, unsigned size);
@@ -90,12 +94,6 @@ enum step vec_slow(struct cpu *c, const struct insn *i);
 enum step vec_run(struct cpu *c, const struct insn *i, void *p);
 
 static inline u8 *vec_reg(struct cpu *c, unsigned r) { return c->arch.ymm + 32 * r; }
-
-/* Address of a later piece of an operand: in 64-bit mode it may pass 4 GiB even with 32-bit addressing. */
-static inline u64 vec_piece(const struct cpu *c, const struct insn *i, u64 ea)
-{
-	return c->mode & MODE_L ? ea : ea & size_mask(i->asize);
-}
 
 /* ---- decoders of the parts ---- */
 typedef insn_fn *vec_decoder(struct cpu *c, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops, struct insn *out);

@@ -141,7 +141,7 @@ static enum step fx_check(struct cpu *c, const struct insn *i, bool write)
 	set_rip(c, i);
 	if (c->arch.cr0 & (CR0_EM | CR0_TS))
 		return cpu_fault(c, VEC_NM);
-	if (!mem_la(c, i, 0, 512, write, &la))
+	if (!vec_la(c, i, 0, 512, write, &la))
 		return STEP_FAULT;
 	if (la & 15)
 		return misaligned(c, i, la);
@@ -181,7 +181,7 @@ enum xform { XF_XSAVE, XF_XSAVEOPT, XF_XSAVEC, XF_XSAVES };
 
 static u64 edx_eax(const struct cpu *c) { return c->arch.gpr[GPR_RDX] << 32 | (u32)c->arch.gpr[GPR_RAX]; }
 
-static enum step xs_check(struct cpu *c, const struct insn *i, bool write, bool supervisor, enum icept icept)
+static enum step xs_check(struct cpu *c, const struct insn *i, unsigned size, bool write, bool supervisor, enum icept icept)
 {
 	u64 la;
 
@@ -196,7 +196,7 @@ static enum step xs_check(struct cpu *c, const struct insn *i, bool write, bool 
 		if (cpu_icept(c, icept, i, edx_eax(c), 0))
 			return STEP_STOP;
 	}
-	if (!mem_la(c, i, 0, EXTENDED, write, &la))
+	if (!vec_la(c, i, 0, size, write, &la))
 		return STEP_FAULT;
 	return la & 63 ? misaligned(c, i, la) : STEP_END;
 }
@@ -228,12 +228,15 @@ static noinline enum step xsave_body(struct cpu *c, const struct insn *i, enum x
 	u8 legacy[LEGACY_END], avx[256];
 	struct pieces s = { 0 };
 	u64 rfbm, save, in, header[2];
-	enum step st = xs_check(c, i, true, form == XF_XSAVES, ICEPT_XSAVES);
+	unsigned size;
+	enum step st;
 
+	rfbm = edx_eax(c) & (c->arch.xcr0 | (form == XF_XSAVES ? c->arch.xss : 0));
+	size = cpu_xsave_size(rfbm, 0, compacted);
+	st = xs_check(c, i, size, true, form == XF_XSAVES, ICEPT_XSAVES);
 	if (st != STEP_END)
 		return st;
-	rfbm = edx_eax(c) & (c->arch.xcr0 | (form == XF_XSAVES ? c->arch.xss : 0));
-	if (!end_ok(c, i, cpu_xsave_size(rfbm, 0, compacted), true))
+	if (!end_ok(c, i, size, true))
 		return STEP_FAULT;
 	legacy_image(c, legacy, i->opsize == 8);
 	for (unsigned r = 0; r < 16; r++)
@@ -288,7 +291,8 @@ static noinline enum step xrstor_body(struct cpu *c, const struct insn *i, bool 
 	u64 h[8], rfbm, take, pkru = 0;
 	bool compacted, mxcsr_too;
 	u32 mxcsr = MXCSR_INIT;
-	enum step st = xs_check(c, i, false, supervisor, ICEPT_XRSTORS);
+	enum step st = xs_check(c, i, EXTENDED, false, supervisor, ICEPT_XRSTORS);
+	u64 la;
 
 	if (st != STEP_END)
 		return st;
@@ -299,6 +303,8 @@ static noinline enum step xrstor_body(struct cpu *c, const struct insn *i, bool 
 	compacted = h[1] & COMPACTED;
 	rfbm = edx_eax(c) & (c->arch.xcr0 | (supervisor ? c->arch.xss : 0));
 	take = rfbm & h[0];
+	if (!vec_la(c, i, 0, cpu_xsave_size(rfbm & (compacted ? h[1] : rfbm), 0, compacted), false, &la))
+		return STEP_FAULT;
 	mxcsr_too = compacted ? rfbm & BIT_SSE : rfbm & (BIT_SSE | BIT_AVX);
 	if ((take & BIT_X87) && (!vec_read(c, i, 0, legacy, 24) || !vec_read(c, i, X87_ST, legacy + X87_ST, 128)))
 		return STEP_FAULT;

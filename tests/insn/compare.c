@@ -41,7 +41,7 @@ static void normalise(const struct ocase *k, struct ostate *n, struct ostate *g)
 		n->cr2 &= PAGE_MASK;
 		g->cr2 &= PAGE_MASK;
 	}
-	if (k->mode == O_32) /* upper halves are undefined after a mode change */
+	if (k->mode != O_64) /* upper halves are undefined after a mode change */
 		for (unsigned r = 0; r < 8; r++) {
 			n->gpr[r] = (u32)n->gpr[r];
 			g->gpr[r] = (u32)g->gpr[r];
@@ -63,7 +63,7 @@ static bool stores(const struct ocase *k)
 
 /* An instruction that faults has changed nothing, but the silicon is not always that tidy. Where its leftovers cannot be noticed by software that
  * repeats the instruction, the vCPU must be tidy (so it is compared with the state before) and the silicon is not asked. */
-static void forgive_leftovers(const struct ocase *k, struct ostate *n, u8 *nmem)
+static void forgive_leftovers(const struct ocase *k, struct ostate *n, u8 *nmem, const u8 *gmem)
 {
 	bool gather = k->zi.meta.isa_set == ZYDIS_ISA_SET_AVX2GATHER;
 
@@ -74,6 +74,8 @@ static void forgive_leftovers(const struct ocase *k, struct ostate *n, u8 *nmem)
 		memcpy(nmem, k->mem, O_DATA_SIZE);
 	if ((k->cls == O_MMX && stores(k)) || k->cls == O_XSAVE)
 		n->fp = k->in.fp;
+	if (k->zi.mnemonic == ZYDIS_MNEMONIC_ENTER || (k->zi.mnemonic == ZYDIS_MNEMONIC_CALL && k->mode == O_16)) /* the vCPU may have pushed too */
+		memcpy(nmem, gmem, O_DATA_SIZE);
 	if (k->zi.mnemonic == ZYDIS_MNEMONIC_POPA || k->zi.mnemonic == ZYDIS_MNEMONIC_POPAD)
 		memcpy(n->gpr, k->in.gpr, sizeof(n->gpr));
 	if (gather) /* elements behind the one that faults may be done or not */
@@ -107,10 +109,14 @@ bool oracle_address(const struct ocase *k, const ZydisDecodedOperand *o, u64 *at
 	for (unsigned r = 0; r < 16; r++) {
 		regs.values[ZYDIS_REGISTER_RAX + r] = k->in.gpr[r];
 		regs.values[ZYDIS_REGISTER_EAX + r] = (u32)k->in.gpr[r];
+		regs.values[ZYDIS_REGISTER_AX + r] = (u16)k->in.gpr[r];
 	}
 	if (!ZYAN_SUCCESS(ZydisCalcAbsoluteAddressEx(&k->zi, o, k->at, &regs, at)))
 		return false;
-	*at += o->mem.segment == ZYDIS_REGISTER_GS ? O_GS_BASE : 0;
+	if (k->mode == O_16)
+		*at += o->mem.segment == ZYDIS_REGISTER_CS ? O_CODE : O_DATA;
+	else
+		*at += k->mode == O_64 && o->mem.segment == ZYDIS_REGISTER_GS ? O_GS_BASE : 0;
 	return true;
 }
 
@@ -150,9 +156,29 @@ bool touches_code(const struct ocase *k)
 	return false;
 }
 
+static bool holds_pad(const struct ocase *k, u64 at, unsigned size)
+{
+	return at >= O_DATA && at + size <= O_DATA + O_DATA_SIZE && load_le(k->mem + (at - O_DATA), size) == O_PAD_B - O_CODE;
+}
+
+bool is_wild(const struct ocase *k)
+{
+	unsigned size = k->op[0].size / 8;
+	u64 at;
+
+	if (k->mode != O_16 || k->cls != O_BRANCH || k->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
+		return k->mode == O_16 && k->zi.mnemonic == ZYDIS_MNEMONIC_RET &&
+		       !holds_pad(k, O_DATA + (k->in.gpr[4] & 0xffff), k->zi.operand_width / 8);
+	if (k->zi.mnemonic == ZYDIS_MNEMONIC_RET)
+		return !holds_pad(k, O_DATA + (k->in.gpr[4] & 0xffff), k->zi.operand_width / 8);
+	if (k->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER && k->op[0].visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT)
+		return (k->in.gpr[ZydisRegisterGetId(k->op[0].reg.value) & 15] & low_mask(8 * size)) != O_PAD_B - O_CODE;
+	return oracle_address(k, &k->op[0], &at) && !holds_pad(k, at, size);
+}
+
 bool same_outcome(const struct ocase *k, struct ostate *n, struct ostate *g, u8 *nmem, u8 *gmem)
 {
-	forgive_leftovers(k, n, nmem);
+	forgive_leftovers(k, n, nmem, gmem);
 	forgive_order(k, n, g);
 	forgive_gather(k, n, g);
 	normalise(k, n, g);
@@ -257,15 +283,18 @@ static void print_operand(const struct ocase *k, const ZydisDecodedOperand *o)
 void print_case(const struct ocase *k, const struct ostate *n, const struct ostate *g, const u8 *nmem, const u8 *gmem)
 {
 	static const char names[16][4] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15" };
+	static const char mode_names[O_MODES][3] = { "64", "32", "16" };
 	ZydisFormatter f;
 	char text[128] = "?";
 
 	ZydisFormatterInit(&f, ZYDIS_FORMATTER_STYLE_INTEL);
 	ZydisFormatterFormatInstruction(&f, &k->zi, k->op, k->zi.operand_count_visible, text, sizeof(text), k->at, NULL);
-	printf("seed %#llx class %s, %s-bit: %s   [", (unsigned long long)k->seed, oclass_names[k->cls], k->mode == O_64 ? "64" : "32", text);
+	printf("seed %#llx class %s, %s-bit: %s   [", (unsigned long long)k->seed, oclass_names[k->cls], mode_names[k->mode], text);
 	for (unsigned b = 0; b < k->len; b++)
 		printf("%s%02x", b ? " " : "", k->code[b]);
 	printf("] at %#llx\n", (unsigned long long)k->at);
+	if (k->mode == O_16)
+		printf("  segments (enum oseg): ds %u es %u ss %u\n", k->ds, k->es, k->ss);
 	print_end("host ", n);
 	print_end("guest", g);
 	printf("             before            host              guest\n");

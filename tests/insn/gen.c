@@ -17,6 +17,11 @@ struct template {
 	i8 reg, rm; /* fixed fields, -1 free */
 };
 
+const struct osegment osegments[O_SEGS] = {
+	[O_SEG_CODE] = { O_CODE, 0xffff, 0xfb }, [O_SEG_DATA] = { O_DATA, O_DATA_SIZE - 1, 0xf3 }, [O_SEG_READONLY] = { O_DATA, O_DATA_SIZE - 1, 0xf1 },
+	[O_SEG_DOWN] = { O_DATA, 0x5ff, 0xf7 }, [O_SEG_SMALL] = { O_DATA, 0x17fe, 0xf3 },
+};
+
 /* All of one mode. */
 static struct table {
 	struct template *t;
@@ -90,9 +95,10 @@ static int class_of(const ZydisDecodedInstruction *zi)
 
 bool gen_decode(enum omode mode, const u8 *b, ZydisDecodedInstruction *zi, ZydisDecodedOperand *op)
 {
+	static const enum isa_mode isa_modes[O_MODES] = { ISA_64, ISA_32, ISA_16 };
 	static struct isa_insn in;
 
-	if (isa_decode(&decoder, mode == O_64 ? ISA_64 : ISA_32, b, 15, &in) != ISA_OK)
+	if (isa_decode(&decoder, isa_modes[mode], b, 15, &in) != ISA_OK)
 		return false;
 	*zi = in.zi;
 	memcpy(op, in.op, sizeof(in.op));
@@ -157,7 +163,7 @@ static unsigned probe(enum omode mode, struct template *t, const struct filter *
 			continue;
 		if (f->mnemonic && strcasecmp(f->mnemonic, ZydisMnemonicGetString(zi.mnemonic)))
 			continue;
-		if (t->prefix == 0x66 && cls == O_BRANCH)
+		if (mode == O_64 && t->prefix == 0x66 && cls == O_BRANCH)
 			continue; /* vendors differ */
 		if (!(zi.attributes & ZYDIS_ATTRIB_HAS_MODRM)) {
 			if (reg || rm != 1 || t->modrm == 3)
@@ -272,7 +278,7 @@ static const struct template *pick(enum omode *mode)
 	unsigned c, g;
 
 	do
-		*mode = rnd_chance(70) ? O_64 : O_32;
+		*mode = rnd_chance(70) ? O_64 : rnd_chance(60) ? O_32 : O_16;
 	while (!tables[*mode].n);
 	b = &tables[*mode];
 	do
@@ -285,7 +291,8 @@ static const struct template *pick(enum omode *mode)
 static void encode(struct ocase *k, const struct template *t)
 {
 	/* FS is the C library's. In compatibility mode FS and GS are null. */
-	static const u8 segs[O_MODES][8] = { { 0x65, 0x65, 0x65, 0x2e, 0x36, 0x3e, 0x26, 0x65 }, { 0x2e, 0x36, 0x3e, 0x26, 0x36, 0x3e, 0x26, 0x64 } };
+	static const u8 segs[O_MODES][8] = { { 0x65, 0x65, 0x65, 0x2e, 0x36, 0x3e, 0x26, 0x65 }, { 0x2e, 0x36, 0x3e, 0x26, 0x36, 0x3e, 0x26, 0x64 },
+	                                     { 0x2e, 0x36, 0x3e, 0x26, 0x36, 0x3e, 0x26, 0x64 } };
 	struct bits e = { .r = rnd() & 1, .x = t->modrm == 1 ? rnd() & 1 : 0, .b = rnd() & 1, .vvvv = (u8)(rnd() & 15), .c5 = rnd() & 1 };
 	bool wide = k->mode == O_64;
 	u8 *p = k->code;
@@ -293,7 +300,7 @@ static void encode(struct ocase *k, const struct template *t)
 
 	if (t->modrm != 3 && rnd_chance(8))
 		*p++ = segs[k->mode][rnd_below(8)];
-	if (t->modrm != 3 && rnd_chance(wide ? 8 : 3))
+	if (t->modrm != 3 && rnd_chance(k->mode == O_32 ? 3 : 8))
 		*p++ = 0x67;
 	if (t->modrm == 1 && t->cls == O_INT && rnd_chance(12))
 		*p++ = 0xf0;
@@ -346,6 +353,9 @@ void gen_case(struct ocase *k)
 	k->cls = t->cls;
 	k->len = k->zi.length;
 	k->at = O_CODE + rnd_below(0xe00);
+	k->ds = k->mode == O_16 && rnd_chance(20) ? (u8)(O_SEG_DATA + rnd_below(4)) : O_SEG_DATA;
+	k->es = k->mode == O_16 && rnd_chance(20) ? (u8)(O_SEG_DATA + rnd_below(4)) : O_SEG_DATA;
+	k->ss = rnd_chance(80) ? O_SEG_DATA : rnd_chance(50) ? O_SEG_SMALL : O_SEG_DOWN;
 	aim_branch(k);
 	gen_state(k);
 	memset(k->code + k->len, 0, sizeof(k->code) - k->len);

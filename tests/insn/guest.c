@@ -168,6 +168,11 @@ bool guest_shows(ZydisISASet set)
 	return true;
 }
 
+static struct seg ldt_segment(enum oseg n)
+{
+	return (struct seg){ .base = osegments[n].base, .limit = osegments[n].limit, .attr = osegments[n].attr, .sel = O_SELECTOR(n) };
+}
+
 static void load(const struct ocase *k)
 {
 	static const u8 hlt = HLT;
@@ -180,8 +185,14 @@ static void load(const struct ocase *k)
 	*a = start;
 	if (k->mode == O_32)
 		a->seg[SEG_CS] = segment(0x23, 0, 0xc0fb);
+	if (k->mode == O_16) {
+		a->seg[SEG_CS] = ldt_segment(O_SEG_CODE);
+		a->seg[SEG_DS] = ldt_segment(k->ds);
+		a->seg[SEG_ES] = ldt_segment(k->es);
+		a->seg[SEG_SS] = ldt_segment(k->ss);
+	}
 	memcpy(a->gpr, k->in.gpr, sizeof(k->in.gpr));
-	a->rip = k->at;
+	a->rip = k->mode == O_16 ? k->at - O_CODE : k->at;
 	a->rflags = (k->in.rflags & ~(u64)FLAG_ARITH) | FLAG_FIXED1;
 	a->cc = cpu_flags_to_cc(k->in.rflags);
 	memcpy(a->x87, k->in.fp.fx, 160);
@@ -236,9 +247,10 @@ bool guest_run(const struct ocase *k, struct ostate *out, u8 memory[O_DATA_SIZE]
 	out->vector = (u32)vector;
 	out->error = n > 5 ? (u32)frame[5] : 0;
 	out->cr2 = vector == VEC_PF ? cpu->arch.cr2 : 0;
-	if (vector == VEC_GP && (out->rip == k->at + k->len || out->rip == O_PAD_B)) {
+	n = k->mode == O_16 ? O_CODE : 0;
+	if (vector == VEC_GP && (out->rip + n == k->at + k->len || out->rip + n == O_PAD_B)) {
 		out->vector = VECTOR_NONE;
-		out->pad_b = out->rip == O_PAD_B;
+		out->pad_b = out->rip + n == O_PAD_B;
 	}
 	memcpy(memory, data, O_DATA_SIZE);
 	return true;

@@ -1,6 +1,7 @@
 /* The host's CPU as a test subject: loads the whole state, runs the one instruction, catches its exception. */
 #include "oracle.h"
 
+#include <asm/ldt.h>
 #include <asm/prctl.h>
 #include <errno.h>
 #include <signal.h>
@@ -17,6 +18,8 @@ struct native_slots {
 	u64 rflags, host_rsp, entry, pad_b;
 	u32 mxcsr, selector; /* entry and selector: a far pointer, for compatibility mode */
 	u64 far_entry;
+	u64 ds, es, ss; /* selectors for compatibility mode */
+	u64 host_ss;
 } native_slots __attribute__((visibility("hidden")));
 struct oxsave native_fp __attribute__((visibility("hidden")));
 void native_enter(void);
@@ -43,7 +46,10 @@ __asm__(".text\n"
 	"	popfq\n"
 	GPRS(LOAD) LOAD(4, rsp)
 	"	jmp *native_slots+8*18(%rip)\n"
-	"1:	pushq native_slots+8*16(%rip)\n"
+	"1:	mov native_slots+8*22(%rip), %ds\n"
+	"	mov native_slots+8*23(%rip), %es\n"
+	"	mov native_slots+8*24(%rip), %ss\n"
+	"	pushq native_slots+8*16(%rip)\n"
 	"	popfq\n"
 	GPRS(LOAD) LOAD(4, rsp)
 	"	ljmp *native_slots+8*21(%rip)\n"
@@ -52,6 +58,7 @@ __asm__(".text\n"
 	"native_exit_a:\n"
 	GPRS(STORE) STORE(4, rsp)
 	"	mov native_slots+8*17(%rip), %rsp\n"
+	"	mov native_slots+8*25(%rip), %ss\n"
 	"	pushfq\n"
 	"	popq native_slots+8*16(%rip)\n"
 	"	mov $7, %eax\n"
@@ -114,7 +121,7 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 	result->cr2 = result->vector == 14 ? (u64)g[REG_CR2] : 0;
 	take_fp(&result->fp, (const u8 *)uc->uc_mcontext.fpregs);
 	g[REG_RIP] = (greg_t)native_exit_fault;
-	g[REG_CSGSFS] = (g[REG_CSGSFS] & ~(greg_t)0xffff) | USER_CS64;
+	g[REG_CSGSFS] = (greg_t)(((u64)g[REG_CSGSFS] & 0x0000ffffffff0000) | USER_CS64 | (u64)USER_DS << 48);
 	running = false;
 }
 
@@ -147,9 +154,24 @@ static void put_end(enum omode mode, u8 *at, bool b)
 		put_jump(at, b ? native_exit_b : native_exit_a);
 		return;
 	}
+	if (mode == O_16)
+		*at++ = 0x66;
 	*at = 0xea; /* JMP ptr16:32 */
 	memcpy(at + 1, &to, 4);
 	memcpy(at + 5, &cs, 2);
+}
+
+static int fill_ldt(void)
+{
+	for (unsigned n = 0; n < O_SEGS; n++) {
+		const struct osegment *s = &osegments[n];
+		struct user_desc d = { .entry_number = n, .base_addr = (u32)s->base, .limit = s->limit,
+		                       .contents = s->attr >> 2 & 3, .read_exec_only = !(s->attr & 2), .useable = 1 };
+
+		if (syscall(SYS_modify_ldt, 1, &d, sizeof(d)) < 0)
+			return -errno;
+	}
+	return 0;
 }
 
 int native_init(void)
@@ -170,11 +192,24 @@ int native_init(void)
 	put_jump((u8 *)O_TRAMPOLINE + 32, native_exit_b);
 	__asm__ volatile("mov %0, %%ds\n\tmov %0, %%es" : : "r"(USER_DS));
 	native_slots.mxcsr = 0x1f80;
-	if (sigaltstack(&stack, NULL) < 0)
+	native_slots.host_ss = USER_DS;
+	if (fill_ldt() < 0 || sigaltstack(&stack, NULL) < 0)
 		return -errno;
 	for (unsigned k = 0; k < array_len(signals); k++)
 		sigaction(signals[k], &sa, NULL);
 	return syscall(SYS_arch_prctl, ARCH_SET_GS, O_GS_BASE) < 0 ? -errno : 0;
+}
+
+static void set_entry(const struct ocase *k)
+{
+	u64 cs = k->mode == O_16 ? O_SELECTOR(O_SEG_CODE) : USER_CS32;
+
+	native_slots.entry = k->at;
+	native_slots.selector = k->mode != O_64;
+	native_slots.far_entry = (k->mode == O_16 ? k->at - O_CODE : k->at) | cs << 32;
+	native_slots.ds = k->mode == O_16 ? O_SELECTOR(k->ds) : USER_DS;
+	native_slots.es = k->mode == O_16 ? O_SELECTOR(k->es) : USER_DS;
+	native_slots.ss = k->mode == O_16 ? O_SELECTOR(k->ss) : USER_DS;
 }
 
 void native_run(const struct ocase *k, struct ostate *out, u8 mem[O_DATA_SIZE])
@@ -183,11 +218,9 @@ void native_run(const struct ocase *k, struct ostate *out, u8 mem[O_DATA_SIZE])
 	memcpy((void *)k->at, k->code, k->len);
 	put_end(k->mode, (u8 *)k->at + k->len, false);
 	put_end(k->mode, (u8 *)O_PAD_B, true);
-	native_slots.selector = k->mode == O_32 ? USER_CS32 : 0;
-	native_slots.far_entry = k->at | (u64)USER_CS32 << 32;
+	set_entry(k);
 	memcpy(native_slots.gpr, k->in.gpr, sizeof(k->in.gpr));
 	native_slots.rflags = k->in.rflags;
-	native_slots.entry = k->at;
 	native_slots.pad_b = 0;
 	native_fp = k->in.fp;
 	memset(out, 0, sizeof(*out));
@@ -199,7 +232,7 @@ void native_run(const struct ocase *k, struct ostate *out, u8 mem[O_DATA_SIZE])
 		memcpy(out->gpr, native_slots.gpr, sizeof(out->gpr));
 		out->rflags = native_slots.rflags;
 		out->pad_b = (u8)native_slots.pad_b;
-		out->rip = out->pad_b ? O_PAD_B : k->at + k->len;
+		out->rip = (out->pad_b ? O_PAD_B : k->at + k->len) - (k->mode == O_16 ? O_CODE : 0);
 		out->fp = native_fp;
 	}
 	running = false;

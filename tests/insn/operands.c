@@ -30,7 +30,14 @@ static u64 target(unsigned size, bool aligned)
 	}
 }
 
-static u64 seg_base(ZydisRegister s) { return s == ZYDIS_REGISTER_GS ? O_GS_BASE : 0; }
+static u64 seg_base(const struct ocase *k, ZydisRegister s)
+{
+	if (k->mode == O_16)
+		return s == ZYDIS_REGISTER_CS ? O_CODE : O_DATA;
+	return k->mode == O_64 && s == ZYDIS_REGISTER_GS ? O_GS_BASE : 0;
+}
+static u64 code_base(const struct ocase *k) { return k->mode == O_16 ? O_CODE : 0; }
+static u64 stack_base(const struct ocase *k) { return k->mode == O_16 ? O_DATA : 0; }
 
 static void aim_vsib(struct ocase *k, const ZydisDecodedOperand *m, u64 to)
 {
@@ -39,10 +46,10 @@ static void aim_vsib(struct ocase *k, const ZydisDecodedOperand *m, u64 to)
 	bool q = k->zi.mnemonic == ZYDIS_MNEMONIC_VPGATHERQD || k->zi.mnemonic == ZYDIS_MNEMONIC_VPGATHERQQ || k->zi.mnemonic == ZYDIS_MNEMONIC_VGATHERQPS ||
 	         k->zi.mnemonic == ZYDIS_MNEMONIC_VGATHERQPD;
 	u64 *base = reg_of(k, m->mem.base);
-	i64 bias = base ? 0 : (i64)((to - (u64)m->mem.disp.value - seg_base(m->mem.segment)) / m->mem.scale);
+	i64 bias = base ? 0 : (i64)((to - (u64)m->mem.disp.value - seg_base(k, m->mem.segment)) / m->mem.scale);
 
 	if (base)
-		*base = to - (u64)m->mem.disp.value - seg_base(m->mem.segment);
+		*base = to - (u64)m->mem.disp.value - seg_base(k, m->mem.segment);
 	for (unsigned e = 0; e < (q ? 4 : 8); e++) {
 		i64 v = bias + (i64)rnd_below(600) - 300 + (rnd_chance(3) ? 5000 : 0);
 		unsigned at = e * (q ? 8 : 4);
@@ -56,7 +63,7 @@ static void aim_vsib(struct ocase *k, const ZydisDecodedOperand *m, u64 to)
 static void aim(struct ocase *k, const ZydisDecodedOperand *m, u64 to)
 {
 	u64 *base = reg_of(k, m->mem.base), *index = reg_of(k, m->mem.index);
-	u64 want = to - seg_base(m->mem.segment), disp = (u64)m->mem.disp.value;
+	u64 want = to - seg_base(k, m->mem.segment), disp = (u64)m->mem.disp.value;
 
 	if (m->mem.type == ZYDIS_MEMOP_TYPE_VSIB) {
 		aim_vsib(k, m, to);
@@ -65,7 +72,7 @@ static void aim(struct ocase *k, const ZydisDecodedOperand *m, u64 to)
 	if (m->mem.base == ZYDIS_REGISTER_RIP || m->mem.base == ZYDIS_REGISTER_EIP || (!base && !index)) {
 		u64 d = want - (base || m->mem.base != ZYDIS_REGISTER_NONE ? k->at + k->len : 0);
 
-		if (k->zi.raw.disp.size >= 32)
+		if (k->zi.raw.disp.size >= 16)
 			memcpy(k->code + k->zi.raw.disp.offset, &d, k->zi.raw.disp.size / 8);
 		return;
 	}
@@ -188,8 +195,8 @@ static void fill_memory(struct ocase *k, u64 at, unsigned size)
 /* ---- values that make an instruction do something ---- */
 static void tame(struct ocase *k, u64 at, unsigned size)
 {
-	u64 *g = k->in.gpr, pad = O_PAD_B;
-	u8 *p = image(k, at, size ? size : 1), *sp = image(k, g[4], 8);
+	u64 *g = k->in.gpr, pad = O_PAD_B - code_base(k);
+	u8 *p = image(k, at, size ? size : 1), *sp = image(k, (k->mode == O_16 ? g[4] & 0xffff : g[4]) + stack_base(k), 8);
 	u64 *r1 = k->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER ? reg_of(k, k->op[1].reg.value) : NULL;
 
 	switch ((int)k->zi.mnemonic) {
@@ -226,7 +233,7 @@ static void tame(struct ocase *k, u64 at, unsigned size)
 		g[0] &= ~(u64)0xfffffff8;
 		break;
 	case ZYDIS_MNEMONIC_JMP: case ZYDIS_MNEMONIC_CALL:
-		if (p && size >= 4)
+		if (p && size >= 2)
 			memcpy(p, &pad, size);
 		else if (k->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER && reg_of(k, k->op[0].reg.value) != &g[4])
 			*reg_of(k, k->op[0].reg.value) = pad;
@@ -255,15 +262,15 @@ void gen_state(struct ocase *k)
 	memset(&k->in, 0, sizeof(k->in));
 	for (unsigned r = 0; r < 16; r++)
 		k->in.gpr[r] = rnd_edge();
-	k->in.gpr[4] = O_DATA + 0x1000 + 8 * rnd_below(64) - (rnd_chance(10) ? rnd_below(8) : 0);
-	k->in.gpr[5] = rnd_chance(80) ? O_DATA + 0x1200 + 8 * rnd_below(64) : k->in.gpr[5];
+	k->in.gpr[4] = O_DATA - stack_base(k) + 0x1000 + 8 * rnd_below(64) - (rnd_chance(10) ? rnd_below(8) : 0);
+	k->in.gpr[5] = rnd_chance(80) ? O_DATA - stack_base(k) + 0x1200 + 8 * rnd_below(64) : k->in.gpr[5];
 	k->in.rflags = 0x202 | (rnd() & 0x8d5) | (rnd_chance(30) ? BIT(10) : 0);
 	fill_x87(k);
 	fill_vectors(k);
 	for (unsigned n = 0; n < k->zi.operand_count; n++) {
 		const ZydisDecodedOperand *m = &k->op[n];
 
-		if (m->type != ZYDIS_OPERAND_TYPE_MEMORY || m->mem.base == ZYDIS_REGISTER_RSP)
+		if (m->type != ZYDIS_OPERAND_TYPE_MEMORY || (m->visibility != ZYDIS_OPERAND_VISIBILITY_EXPLICIT && reg_of(k, m->mem.base) == &k->in.gpr[4]))
 			continue;
 		if (m->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT) {
 			size = m->size / 8;
@@ -273,7 +280,7 @@ void gen_state(struct ocase *k)
 		} else if (reg_of(k, m->mem.base)) {
 			u64 to = k->cls == O_STRING ? O_DATA + 0x400 + rnd_below(0x1800) : target(m->size / 8, false);
 
-			*reg_of(k, m->mem.base) = to - seg_base(m->mem.segment);
+			*reg_of(k, m->mem.base) = to - seg_base(k, m->mem.segment);
 		}
 	}
 	if (k->cls == O_STRING)
@@ -282,7 +289,9 @@ void gen_state(struct ocase *k)
 	if (k->cls == O_STRING && rnd_chance(60)) /* something for CMPS and SCAS to agree on */
 		memset(k->mem + 0x400, (int)(k->in.gpr[0] = rnd_below(3)), 0x1a00);
 	tame(k, at, size);
-	if (k->mode == O_32)
+	if (k->mode == O_16 && rnd_chance(40))
+		k->in.gpr[4] |= rnd() << 16; /* only SP counts */
+	if (k->mode != O_64)
 		for (unsigned r = 0; r < 8; r++)
 			k->in.gpr[r] = (u32)k->in.gpr[r];
 	gen_decode(k->mode, k->code, &k->zi, k->op); /* a displacement may have changed */

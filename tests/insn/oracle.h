@@ -11,8 +11,8 @@
 #define O_DATA (O_BASE + 0x1000) /* two pages read-write; nothing before and after */
 #define O_DATA_SIZE 0x2000u
 #define O_RO (O_BASE + 0x4000)   /* a read-only page */
-#define O_CODE (O_BASE + 0x10000)
-#define O_TRAMPOLINE (O_BASE + 0x20000) /* host only: from compatibility mode back to 64-bit mode */
+#define O_CODE (O_BASE + 0x40000) /* farther from the data than a 16-bit segment reaches */
+#define O_TRAMPOLINE (O_BASE + 0x50000) /* host only: from compatibility mode back to 64-bit mode */
 #define O_PAD_B (O_CODE + 0xf00) /* where taken branches land */
 #define O_GS_BASE (O_BASE + 0x340)
 
@@ -36,12 +36,19 @@ struct ostate {
 enum oclass { O_INT, O_BRANCH, O_STRING, O_BMI, O_X87, O_MMX, O_SSE, O_AVX, O_AVX2, O_FMA, O_CRYPTO, O_XSAVE, O_CLASSES };
 extern const char *const oclass_names[O_CLASSES];
 
-/* 64-bit mode, or compatibility mode with flat 32-bit segments. */
-enum omode { O_64, O_32, O_MODES };
+/* 64-bit mode; compatibility mode with flat 32-bit segments, or with 16-bit segments of the LDT. */
+enum omode { O_64, O_32, O_16, O_MODES };
+
+/* The LDT. The code segment starts at O_CODE, the others at O_DATA; attr as in cpu.h. */
+enum oseg { O_SEG_CODE, O_SEG_DATA, O_SEG_READONLY, O_SEG_DOWN, O_SEG_SMALL, O_SEGS };
+#define O_SELECTOR(n) ((u16)((n) << 3 | 7))
+struct osegment { u64 base; u32 limit, attr; };
+extern const struct osegment osegments[O_SEGS];
 
 struct ocase {
 	u64 seed;
 	enum omode mode;
+	u8 ds, es, ss; /* O_16: enum oseg */
 	enum oclass cls;
 	u8 code[16];
 	unsigned len;
@@ -88,6 +95,8 @@ bool guest_run(const struct ocase *k, struct ostate *out, u8 mem[O_DATA_SIZE]);
 bool oracle_address(const struct ocase *k, const ZydisDecodedOperand *o, u64 *at);
 /* The operand lies near the code, whose page differs between the two. */
 bool touches_code(const struct ocase *k);
+/* A branch that may go anywhere in a 16-bit segment, which is full of code. */
+bool is_wild(const struct ocase *k);
 bool same_outcome(const struct ocase *k, struct ostate *n, struct ostate *g, u8 *nmem, u8 *gmem);
 void print_case(const struct ocase *k, const struct ostate *n, const struct ostate *g, const u8 *nmem, const u8 *gmem);
 
