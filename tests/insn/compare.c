@@ -166,9 +166,8 @@ bool is_wild(const struct ocase *k)
 	unsigned size = k->op[0].size / 8;
 	u64 at;
 
-	if (k->mode != O_16 || k->cls != O_BRANCH || k->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
-		return k->mode == O_16 && k->zi.mnemonic == ZYDIS_MNEMONIC_RET &&
-		       !holds_pad(k, O_DATA + (k->in.gpr[4] & 0xffff), k->zi.operand_width / 8);
+	if (k->cls != O_BRANCH || k->mode != O_16)
+		return false;
 	if (k->zi.mnemonic == ZYDIS_MNEMONIC_RET)
 		return !holds_pad(k, O_DATA + (k->in.gpr[4] & 0xffff), k->zi.operand_width / 8);
 	if (k->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER && k->op[0].visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT)
@@ -288,7 +287,8 @@ void print_case(const struct ocase *k, const struct ostate *n, const struct osta
 	char text[128] = "?";
 
 	ZydisFormatterInit(&f, ZYDIS_FORMATTER_STYLE_INTEL);
-	ZydisFormatterFormatInstruction(&f, &k->zi, k->op, k->zi.operand_count_visible, text, sizeof(text), k->at, NULL);
+	if (k->cls != O_UNDEFINED)
+		ZydisFormatterFormatInstruction(&f, &k->zi, k->op, k->zi.operand_count_visible, text, sizeof(text), k->at, NULL);
 	printf("seed %#llx class %s, %s-bit: %s   [", (unsigned long long)k->seed, oclass_names[k->cls], mode_names[k->mode], text);
 	for (unsigned b = 0; b < k->len; b++)
 		printf("%s%02x", b ? " " : "", k->code[b]);

@@ -7,7 +7,7 @@
 
 #include "isa/decode.h"
 
-const char *const oclass_names[O_CLASSES] = { "int", "branch", "string", "bmi", "x87", "mmx", "sse", "avx", "avx2", "fma", "crypto", "xsave" };
+const char *const oclass_names[O_CLASSES] = { "int", "branch", "string", "bmi", "x87", "mmx", "sse", "avx", "avx2", "fma", "crypto", "xsave", "undefined" };
 
 struct template {
 	u16 mnemonic;
@@ -31,6 +31,9 @@ static struct table {
 	u32 classes;
 } tables[O_MODES];
 static struct isa_decoder decoder;
+static const enum isa_mode isa_modes[O_MODES] = { ISA_64, ISA_32, ISA_16 };
+static bool undefined_wanted;
+static u32 tables_wanted;
 
 static const struct { u16 set; u8 cls; } set_classes[] = {
 	{ ZYDIS_ISA_SET_I86, O_INT }, { ZYDIS_ISA_SET_I186, O_INT }, { ZYDIS_ISA_SET_I386, O_INT }, { ZYDIS_ISA_SET_I486REAL, O_INT },
@@ -95,7 +98,6 @@ static int class_of(const ZydisDecodedInstruction *zi)
 
 bool gen_decode(enum omode mode, const u8 *b, ZydisDecodedInstruction *zi, ZydisDecodedOperand *op)
 {
-	static const enum isa_mode isa_modes[O_MODES] = { ISA_64, ISA_32, ISA_16 };
 	static struct isa_insn in;
 
 	if (isa_decode(&decoder, isa_modes[mode], b, 15, &in) != ISA_OK)
@@ -257,6 +259,8 @@ static void build(enum omode mode, const struct filter *f)
 void gen_init(const struct filter *f)
 {
 	isa_decoder_init(&decoder, true, true);
+	undefined_wanted = (f->only >> O_UNDEFINED & 1) && !f->mnemonic;
+	tables_wanted = f->modes & 7;
 	for (unsigned m = 0; m < O_MODES; m++)
 		if (f->modes >> m & 1)
 			build(m, f);
@@ -336,12 +340,44 @@ static void aim_branch(struct ocase *k)
 	patch(k, k->zi.raw.imm[0].offset, k->zi.raw.imm[0].size, O_PAD_B - k->at - k->len);
 }
 
+/* Bytes that are no instruction. */
+static void gen_undefined(struct ocase *k)
+{
+	static struct isa_insn in;
+	static const u8 starts[][3] = { { 0 }, { 1, 0x0f }, { 1, 0x0f }, { 2, 0x0f, 0x38 }, { 2, 0x0f, 0x3a }, { 1, 0xc4 }, { 1, 0xc5 }, { 1, 0x62 } };
+
+	k->mode = tables_wanted >> O_64 & 1 ? O_64 : tables_wanted >> O_32 & 1 ? O_32 : O_16;
+	if (tables_wanted == 7)
+		k->mode = rnd_below(O_MODES);
+	do {
+		const u8 *s = starts[rnd_below(array_len(starts))];
+		unsigned n = 0;
+
+		for (unsigned b = 0; b < 16; b++)
+			k->code[b] = (u8)rnd();
+		if (rnd_chance(50))
+			k->code[n++] = "\x66\xf2\xf3\x2e\xf0\x67\x48\x4f"[rnd_below(8)];
+		memcpy(k->code + n, s + 1, s[0]);
+	} while (isa_decode(&decoder, isa_modes[k->mode], k->code, 15, &in) != ISA_UD);
+	memset(&k->zi, 0, sizeof(k->zi));
+	k->zi.mnemonic = ZYDIS_MNEMONIC_INVALID;
+	k->cls = O_UNDEFINED;
+	k->len = 15;
+	k->at = O_CODE + rnd_below(0xe00);
+	k->ds = k->es = k->ss = O_SEG_DATA;
+	gen_state(k);
+}
+
 void gen_case(struct ocase *k)
 {
 	const struct template *t;
 	int cls;
 
 	rnd_seed(k->seed);
+	if (undefined_wanted && (rnd_chance(2) || !tables[O_64].n + !tables[O_32].n + !tables[O_16].n == 3)) {
+		gen_undefined(k);
+		return;
+	}
 	do {
 		t = pick(&k->mode);
 		encode(k, t);

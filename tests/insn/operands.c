@@ -294,5 +294,6 @@ void gen_state(struct ocase *k)
 	if (k->mode != O_64)
 		for (unsigned r = 0; r < 8; r++)
 			k->in.gpr[r] = (u32)k->in.gpr[r];
-	gen_decode(k->mode, k->code, &k->zi, k->op); /* a displacement may have changed */
+	if (k->cls != O_UNDEFINED)
+		gen_decode(k->mode, k->code, &k->zi, k->op); /* a displacement may have changed */
 }

@@ -33,7 +33,7 @@ struct ostate {
 	u8 pad_b;          /* it completed at O_PAD_B */
 };
 
-enum oclass { O_INT, O_BRANCH, O_STRING, O_BMI, O_X87, O_MMX, O_SSE, O_AVX, O_AVX2, O_FMA, O_CRYPTO, O_XSAVE, O_CLASSES };
+enum oclass { O_INT, O_BRANCH, O_STRING, O_BMI, O_X87, O_MMX, O_SSE, O_AVX, O_AVX2, O_FMA, O_CRYPTO, O_XSAVE, O_UNDEFINED, O_CLASSES };
 extern const char *const oclass_names[O_CLASSES];
 
 /* 64-bit mode; compatibility mode with flat 32-bit segments, or with 16-bit segments of the LDT. */
