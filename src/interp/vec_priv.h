@@ -11,7 +11,7 @@ typedef void vec_stub(struct cpu *c, void *mem);
 struct vec_code;  /* one stub in the arena's hash table; vec_stub.c */
 struct vec_chunk; /* one mapping of the arena */
 
-#define VEC_HASH 1024
+#define VEC_HASH 4096
 #define VEC_BOUNCE 1024
 
 struct vec {
@@ -20,6 +20,7 @@ struct vec {
 	bool x87_unmasked;   /* FCW does not mask everything: look at FSW.ES around x87 and MMX instructions */
 	bool sigfpe_open;    /* SIGFPE is known to be unblocked in this thread */
 	struct vec_chunk *chunks;
+	unsigned nchunks;
 	struct vec_code *hash[VEC_HASH];
 };
 #define VEC_NO_MXCSR (~0u)

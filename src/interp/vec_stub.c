@@ -15,6 +15,7 @@
 #include "base/log.h"
 
 #define CHUNK_BYTES (256 * KiB)
+#define MAX_CHUNKS 64 /* then all decoded code is dropped: no honest guest has 100,000 different vector instructions */
 #define STUB_MAX 256
 
 struct vec_chunk {
@@ -300,8 +301,9 @@ static unsigned stub_emit(u8 *to, const ZydisDecodedInstruction *zi, const Zydis
 }
 
 /* ---- arena ---- */
-static struct vec_chunk *chunk_add(struct vec *v)
+static struct vec_chunk *chunk_add(struct cpu *c)
 {
+	struct vec *v = vec_of(c);
 	struct vec_chunk *ch = mmap(NULL, CHUNK_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (ch == MAP_FAILED) {
@@ -311,17 +313,20 @@ static struct vec_chunk *chunk_add(struct vec *v)
 	ch->next = v->chunks;
 	ch->used = align_up(sizeof(*ch), 64);
 	v->chunks = ch;
+	if (++v->nchunks > MAX_CHUNKS)
+		interp_of(c)->reset_wanted = true; /* before the next block is looked up, vec_reset() comes */
 	return ch;
 }
 
-static struct vec_code *code_add(struct vec *v, const u8 *bytes, unsigned len, u64 hash)
+static struct vec_code *code_add(struct cpu *c, const u8 *bytes, unsigned len, u64 hash)
 {
+	struct vec *v = vec_of(c);
 	struct vec_chunk *ch = v->chunks;
 	u32 need = (u32)align_up(sizeof(struct vec_code) + len, 64);
 	struct vec_code *k;
 
 	if (!ch || ch->used + need > CHUNK_BYTES)
-		ch = chunk_add(v);
+		ch = chunk_add(c);
 	if (!ch)
 		return NULL;
 	k = (struct vec_code *)((u8 *)ch + ch->used);
@@ -334,8 +339,9 @@ static struct vec_code *code_add(struct vec *v, const u8 *bytes, unsigned len, u
 	return k;
 }
 
-static vec_stub *stub_share(struct vec *v, const u8 *bytes, unsigned len)
+static vec_stub *stub_share(struct cpu *c, const u8 *bytes, unsigned len)
 {
+	struct vec *v = vec_of(c);
 	u64 hash = 0xcbf29ce484222325u;
 	struct vec_code *k;
 
@@ -345,7 +351,7 @@ static vec_stub *stub_share(struct vec *v, const u8 *bytes, unsigned len)
 	for (k = v->hash[hash % VEC_HASH]; k; k = k->next)
 		if (k->hash == hash && k->len == len && !memcmp(k->code, bytes, len))
 			return (vec_stub *)k->code;
-	k = code_add(v, bytes, len, hash);
+	k = code_add(c, bytes, len, hash);
 	return k ? (vec_stub *)k->code : NULL;
 }
 
@@ -355,7 +361,7 @@ vec_stub *vec_stub_make(struct cpu *c, const ZydisDecodedInstruction *zi, const 
 	unsigned len = stub_emit(bytes, zi, ops, fp);
 
 	bug_if(len > sizeof(bytes));
-	return stub_share(vec_of(c), bytes, len);
+	return stub_share(c, bytes, len);
 }
 
 vec_stub *vec_stub_two_mmx(struct cpu *c, unsigned a, unsigned b)
@@ -363,13 +369,14 @@ vec_stub *vec_stub_two_mmx(struct cpu *c, unsigned a, unsigned b)
 	/* movq [rsi], mmA; movq [rsi + 8], mmB; ret */
 	u8 bytes[] = { 0x0f, 0x7f, (u8)(0x06 | (a & 7) << 3), 0x0f, 0x7f, (u8)(0x46 | (b & 7) << 3), 8, 0xc3 };
 
-	return stub_share(vec_of(c), bytes, sizeof(bytes));
+	return stub_share(c, bytes, sizeof(bytes));
 }
 
 /* Keeps one chunk, empty, unless all shall go. */
 void vec_stub_free(struct vec *v, bool all)
 {
 	memset(v->hash, 0, sizeof(v->hash));
+	v->nchunks = all ? 0 : v->chunks != NULL;
 	while (v->chunks && (all || v->chunks->next)) {
 		struct vec_chunk *next = v->chunks->next;
 
