@@ -14,7 +14,7 @@ static u64 undefined_flags(const struct ocase *k)
 static bool vague_cr2(const struct ocase *k)
 {
 	for (unsigned n = 0; n < k->zi.operand_count; n++)
-		if (k->op[n].type == ZYDIS_OPERAND_TYPE_MEMORY && k->op[n].size > 256)
+		if (k->op[n].type == ZYDIS_OPERAND_TYPE_MEMORY && (k->op[n].size > 256 || k->op[n].size == 80))
 			return true;
 	switch ((int)k->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_FNSTENV: case ZYDIS_MNEMONIC_FLDENV: case ZYDIS_MNEMONIC_FNSAVE: case ZYDIS_MNEMONIC_FRSTOR:
