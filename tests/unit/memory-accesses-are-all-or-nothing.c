@@ -216,7 +216,7 @@ static void writes_to_lines_with_code_are_heard_others_are_not(void **state)
 	struct rig r;
 	open_pair(&r, P | W, P | W);
 	mem_add_listener(&r.mem, (struct mem_listener){ hear, NULL });
-	r.mem.code_lines[PA >> 12] = bit(3) | bit(63);
+	r.mem.code_lines[PA >> 12] = bit(3) | bit(5) | bit(63);
 	heard = 0;
 	assert_true(mmu_write(r.cpu, LA + 0x80, 8, 1));
 	assert_int_equal(heard, 0);

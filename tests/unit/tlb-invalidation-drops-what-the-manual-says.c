@@ -232,7 +232,7 @@ static void write_protection_reaches_every_context(void **state)
 	mmu_switch(r.cpu);
 	rig_expect_ok(&r, LA, ACC_W);
 	assert_non_null(mmu_hit(r.cpu, LA, TLB_W(1)));
-	r.mem.code_lines[PA >> 12] = 1;
+	r.mem.code_lines[PA >> 12] = bit(40); /* a line that nothing here writes */
 	mmu_write_protect(r.cpu, PA >> 12);
 	for (unsigned pcid = 0; pcid < 2; pcid++) {
 		r.cpu->arch.cr3 = RIG_TABLES | pcid;
@@ -245,7 +245,7 @@ static void write_protection_reaches_every_context(void **state)
 	r.mem.code_lines[PA >> 12] = 0; /* the code is forgotten: the next write opens the page again */
 	rig_expect_ok(&r, LA, ACC_W);
 	assert_non_null(mmu_hit(r.cpu, LA, TLB_W(1)));
-	r.mem.code_lines[PA >> 12] = 1;
+	r.mem.code_lines[PA >> 12] = bit(40);
 	mmu_write_protect(r.cpu, PA >> 12);
 	assert_null(mmu_hit(r.cpu, LA, TLB_W(1)));
 	mmu_write_protect(r.cpu, r.mem.frames + 5);
