@@ -54,8 +54,8 @@ static bool misaligned(const struct cpu *c, const struct insn *i)
 	return (c->seg_base[i->seg] + ea_masked(c, i)) & i->aux8;
 }
 
-/* As on the silicon, a conversion computes first: its SIMD exception beats a fault of the store, and the flags in MXCSR stay. Everything else
- * must not change anything before the store is known to succeed. */
+/* As on the silicon, a conversion computes first: its SIMD exception beats a fault of the store, and the flags in MXCSR
+ * stay. Everything else must not change anything before the store is known to succeed. */
 static enum step slow_store(struct cpu *c, const struct insn *i)
 {
 	u8 *bounce = vec_of(c)->bounce;

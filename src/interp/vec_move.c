@@ -1,5 +1,5 @@
-/* Plain moves without a stub: they are half of all vector instructions. Only the quick case is here; whatever is unusual about a memory operand goes
- * to vec_slow(), which runs the stub that every instruction has. */
+/* Plain moves without a stub: they are half of all vector instructions. Only the quick case is here; whatever is unusual
+ * about a memory operand goes to vec_slow(), which runs the stub that every instruction has. */
 #include "interp/vec_priv.h"
 
 /* Bytes [at, at + size) of register r get p's; [at + size, end) become zero. */
@@ -82,10 +82,12 @@ static must_inline enum step zero(struct cpu *c, const struct insn *i, enum vec_
 #define GPR_ROWS(R) R(8, VEC_SSE, 0, 8, 16) R(v8, VEC_AVX, 0, 8, 32) R(4, VEC_SSE, 0, 4, 16) R(v4, VEC_AVX, 0, 4, 32)
 
 #define HANDLER(name, expr) static enum step name(struct cpu *c, const struct insn *i) { return expr; }
-#define R(n, kind, at, size, end) HANDLER(h_ld##n##_x, load(c, i, kind, at, size, end, true)) HANDLER(h_ld##n##_g, load(c, i, kind, at, size, end, false))
+#define R(n, kind, at, size, end) \
+	HANDLER(h_ld##n##_x, load(c, i, kind, at, size, end, true)) HANDLER(h_ld##n##_g, load(c, i, kind, at, size, end, false))
 LOAD_ROWS(R)
 #undef R
-#define R(n, kind, at, size, end) HANDLER(h_st##n##_x, store(c, i, kind, at, size, true)) HANDLER(h_st##n##_g, store(c, i, kind, at, size, false))
+#define R(n, kind, at, size, end) \
+	HANDLER(h_st##n##_x, store(c, i, kind, at, size, true)) HANDLER(h_st##n##_g, store(c, i, kind, at, size, false))
 STORE_ROWS(R)
 #undef R
 #define R(n, kind, at, size, end) HANDLER(h_mv##n, copy(c, i, kind, size, end))
@@ -101,18 +103,15 @@ HANDLER(h_vzero, zero(c, i, VEC_AVX, 32))
 enum shape { SH_FULL, SH_Q, SH_D, SH_LOW, SH_HIGH, SH_ZERO };
 
 static const struct { u16 mnemonic; u8 shape; } rows[] = {
-	{ ZYDIS_MNEMONIC_MOVAPS, SH_FULL }, { ZYDIS_MNEMONIC_MOVAPD, SH_FULL }, { ZYDIS_MNEMONIC_MOVUPS, SH_FULL }, { ZYDIS_MNEMONIC_MOVUPD, SH_FULL },
-	{ ZYDIS_MNEMONIC_MOVDQA, SH_FULL }, { ZYDIS_MNEMONIC_MOVDQU, SH_FULL }, { ZYDIS_MNEMONIC_LDDQU, SH_FULL }, { ZYDIS_MNEMONIC_MOVNTDQA, SH_FULL },
-	{ ZYDIS_MNEMONIC_MOVNTDQ, SH_FULL }, { ZYDIS_MNEMONIC_MOVNTPS, SH_FULL }, { ZYDIS_MNEMONIC_MOVNTPD, SH_FULL },
-	{ ZYDIS_MNEMONIC_VMOVAPS, SH_FULL }, { ZYDIS_MNEMONIC_VMOVAPD, SH_FULL }, { ZYDIS_MNEMONIC_VMOVUPS, SH_FULL }, { ZYDIS_MNEMONIC_VMOVUPD, SH_FULL },
-	{ ZYDIS_MNEMONIC_VMOVDQA, SH_FULL }, { ZYDIS_MNEMONIC_VMOVDQU, SH_FULL }, { ZYDIS_MNEMONIC_VLDDQU, SH_FULL }, { ZYDIS_MNEMONIC_VMOVNTDQA, SH_FULL },
-	{ ZYDIS_MNEMONIC_VMOVNTDQ, SH_FULL }, { ZYDIS_MNEMONIC_VMOVNTPS, SH_FULL }, { ZYDIS_MNEMONIC_VMOVNTPD, SH_FULL },
-	{ ZYDIS_MNEMONIC_MOVQ, SH_Q }, { ZYDIS_MNEMONIC_MOVSD, SH_Q }, { ZYDIS_MNEMONIC_VMOVQ, SH_Q }, { ZYDIS_MNEMONIC_VMOVSD, SH_Q },
-	{ ZYDIS_MNEMONIC_MOVD, SH_D }, { ZYDIS_MNEMONIC_MOVSS, SH_D }, { ZYDIS_MNEMONIC_VMOVD, SH_D }, { ZYDIS_MNEMONIC_VMOVSS, SH_D },
-	{ ZYDIS_MNEMONIC_MOVLPS, SH_LOW }, { ZYDIS_MNEMONIC_MOVLPD, SH_LOW }, { ZYDIS_MNEMONIC_VMOVLPS, SH_LOW }, { ZYDIS_MNEMONIC_VMOVLPD, SH_LOW },
-	{ ZYDIS_MNEMONIC_MOVHPS, SH_HIGH }, { ZYDIS_MNEMONIC_MOVHPD, SH_HIGH }, { ZYDIS_MNEMONIC_VMOVHPS, SH_HIGH }, { ZYDIS_MNEMONIC_VMOVHPD, SH_HIGH },
-	{ ZYDIS_MNEMONIC_PXOR, SH_ZERO }, { ZYDIS_MNEMONIC_XORPS, SH_ZERO }, { ZYDIS_MNEMONIC_XORPD, SH_ZERO }, { ZYDIS_MNEMONIC_VPXOR, SH_ZERO },
-	{ ZYDIS_MNEMONIC_VXORPS, SH_ZERO }, { ZYDIS_MNEMONIC_VXORPD, SH_ZERO },
+#define R(name, shape) { ZYDIS_MNEMONIC_##name, SH_##shape },
+	R(MOVAPS, FULL) R(MOVAPD, FULL) R(MOVUPS, FULL) R(MOVUPD, FULL) R(MOVDQA, FULL) R(MOVDQU, FULL)
+	R(LDDQU, FULL) R(MOVNTDQA, FULL) R(MOVNTDQ, FULL) R(MOVNTPS, FULL) R(MOVNTPD, FULL) R(VMOVAPS, FULL)
+	R(VMOVAPD, FULL) R(VMOVUPS, FULL) R(VMOVUPD, FULL) R(VMOVDQA, FULL) R(VMOVDQU, FULL) R(VLDDQU, FULL)
+	R(VMOVNTDQA, FULL) R(VMOVNTDQ, FULL) R(VMOVNTPS, FULL) R(VMOVNTPD, FULL) R(MOVQ, Q) R(MOVSD, Q)
+	R(VMOVQ, Q) R(VMOVSD, Q) R(MOVD, D) R(MOVSS, D) R(VMOVD, D) R(VMOVSS, D) R(MOVLPS, LOW) R(MOVLPD, LOW)
+	R(VMOVLPS, LOW) R(VMOVLPD, LOW) R(MOVHPS, HIGH) R(MOVHPD, HIGH) R(VMOVHPS, HIGH) R(VMOVHPD, HIGH)
+	R(PXOR, ZERO) R(XORPS, ZERO) R(XORPD, ZERO) R(VPXOR, ZERO) R(VXORPS, ZERO) R(VXORPD, ZERO)
+#undef R
 };
 
 enum { WIDTH_16, WIDTH_V16, WIDTH_V32, WIDTHS };

@@ -8,7 +8,7 @@
 /* A stub: c in rdi, host address of the memory operand in rsi. Clobbers rax, rcx, rdx, flags and vector registers. */
 typedef void vec_stub(struct cpu *c, void *mem);
 
-struct vec_code;  /* one stub in the arena's hash table; vec_stub.c */
+struct vec_code;  /* one stub in the arena's hash table */
 struct vec_chunk; /* one mapping of the arena */
 
 #define VEC_HASH 4096
@@ -39,7 +39,9 @@ enum vec_mem { VEC_REG, VEC_LOAD, VEC_STORE };
 #define VEC_F_FP 1u    /* reads MXCSR and may raise SIMD exceptions */
 #define VEC_F_STORE 2u /* the memory operand is written */
 
-/* ---- stubs: vec_stub.c ---- */
+/* ---- stubs: vec_stub.c, vec_arena.c, vec_guard.c ---- */
+/* An executable copy of the bytes, perhaps an old one. NULL: no memory. */
+vec_stub *vec_code_share(struct cpu *c, const u8 *bytes, unsigned len);
 /* Host code for the instruction; identical code is shared. NULL when memory for code is exhausted. */
 vec_stub *vec_stub_make(struct cpu *c, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops, bool fp);
 /* Stores two MMX registers at rsi. */
@@ -63,8 +65,8 @@ static must_inline bool vec_enabled(const struct cpu *c, enum vec_kind kind)
 enum step vec_refuse(struct cpu *c, const struct insn *i, enum vec_kind kind);
 
 /* ---- memory operands ---- */
-/* Host address of the operand when it is plain RAM in one page, aligned as it must be, and may be accessed so; else NULL: take the slow way.
- * x: 64-bit mode with 64-bit addresses, where there are no limits. */
+/* Host address of the operand when it is plain RAM in one page, aligned as it must be, and may be accessed so; else NULL:
+ * take the slow way. x: 64-bit mode with 64-bit addresses, where there are no limits. */
 static must_inline void *vec_direct(const struct cpu *c, const struct insn *i, unsigned size, bool write, bool x)
 {
 	u64 ea = x ? ea_plain(c, i) : ea_masked(c, i), la = c->seg_base[i->seg] + ea;
@@ -100,7 +102,8 @@ static inline u8 *vec_reg(struct cpu *c, unsigned r) { return c->arch.ymm + 32 *
 typedef insn_fn *vec_decoder(struct cpu *c, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops, struct insn *out);
 vec_decoder vec_decode_misc, vec_decode_masked, x87_decode, xsave_decode;
 
-/* A quicker handler for a plain move whose stub is made, or NULL. insn.dst and insn.src are the first two operands' registers. */
+/* A quicker handler for a plain move whose stub is made, or NULL. insn.dst and insn.src are the first two operands'
+ * registers. */
 insn_fn *vec_decode_move(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops, bool x);
 
 /* ---- x87: x87.c ---- */

@@ -1,35 +1,11 @@
 /* Native stubs: for one guest instruction, host code that loads its registers from the guest's state, executes it on
- * the silicon and stores the results. The arena that holds them, and the path that survives SIMD exceptions.
+ * the silicon and stores the results. Not here: where the code is kept (vec_arena.c), SIMD exceptions (vec_guard.c).
  *
  * The instruction is rebuilt rather than copied: the memory operand becomes [rsi], a general register becomes rax,
  * vector registers keep their numbers. Prefixes that select the operation are kept as the guest wrote them. */
 #include "interp/vec_priv.h"
 
-#include <errno.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdlib.h>
-#include <sys/mman.h>
-#include <ucontext.h>
-
-#include "base/log.h"
-
-#define CHUNK_BYTES (256 * KiB)
-#define MAX_CHUNKS 64 /* then all decoded code is dropped: no honest guest has 100,000 different vector instructions */
 #define STUB_MAX 256
-
-struct vec_chunk {
-	struct vec_chunk *next;
-	u32 used;
-	u8 code[];
-};
-
-struct vec_code {
-	struct vec_code *next;
-	u64 hash;
-	u32 len;
-	u8 code[] __attribute__((aligned(16)));
-};
 
 /* ---- emitting ---- */
 struct out { u8 *p; };
@@ -203,7 +179,8 @@ static bool w_is_size(unsigned map, u8 opcode)
 static void put_vex(struct out *o, const ZydisDecodedInstruction *zi, const struct fields *f)
 {
 	unsigned map = zi->opcode_map == ZYDIS_OPCODE_MAP_0F38 ? 2 : zi->opcode_map == ZYDIS_OPCODE_MAP_0F3A ? 3 : 1;
-	bool w = zi->raw.vex.W && (zi->machine_mode == ZYDIS_MACHINE_MODE_LONG_64 || !w_is_size(map, zi->opcode)); /* ignored outside 64-bit mode */
+	bool long64 = zi->machine_mode == ZYDIS_MACHINE_MODE_LONG_64;
+	bool w = zi->raw.vex.W && (long64 || !w_is_size(map, zi->opcode)); /* a size is ignored outside 64-bit mode */
 
 	PUT(o, 0xc4, (u8)((f->reg & 8 ? 0 : 0x80) | 0x40 | (f->rm & 8 ? 0 : 0x20) | map),
 	    (u8)((w ? 0x80 : 0) | (~f->vvvv & 15) << 3 | (zi->raw.vex.L ? 4 : 0) | zi->raw.vex.pp), temporal_opcode(zi));
@@ -275,7 +252,7 @@ static unsigned stub_emit(u8 *to, const ZydisDecodedInstruction *zi, const Zydis
 	bool wide;
 
 	put_loads(&o, zi, ops);
-	if (zi->cpu_flags && (zi->cpu_flags->tested & ZYDIS_CPUFLAG_CF || zi->cpu_flags->tested & ZYDIS_CPUFLAG_ZF || zi->cpu_flags->tested & ZYDIS_CPUFLAG_PF)) {
+	if (zi->cpu_flags && (zi->cpu_flags->tested & (FLAG_CF | FLAG_ZF | FLAG_PF))) {
 		PUT(&o, 0x66, 0x8b); /* mov ax, cc; sahf: FCMOVcc */
 		put_rdi(&o, 0, offsetof(struct cpu, arch.cc));
 		PUT(&o, 0x9e);
@@ -284,7 +261,7 @@ static unsigned stub_emit(u8 *to, const ZydisDecodedInstruction *zi, const Zydis
 		put_vex(&o, zi, &f);
 	else
 		put_legacy(&o, zi, &f);
-	/* Flags first: nothing here but the instruction has touched them. lahf; seto al; mov cc, ax. PCMPxSTRI's ecx is not in the way. */
+	/* Flags first: lahf; seto al; mov cc, ax. PCMPxSTRI's ecx is not in the way. */
 	if (zi->cpu_flags && ((zi->cpu_flags->modified | zi->cpu_flags->set_0) & FLAG_ARITH)) {
 		PUT(&o, 0x9f, 0x0f, 0x90, 0xc0, 0x66, 0x89);
 		put_rdi(&o, 0, offsetof(struct cpu, arch.cc));
@@ -300,68 +277,13 @@ static unsigned stub_emit(u8 *to, const ZydisDecodedInstruction *zi, const Zydis
 	return (unsigned)(o.p - to);
 }
 
-/* ---- arena ---- */
-static struct vec_chunk *chunk_add(struct cpu *c)
-{
-	struct vec *v = vec_of(c);
-	struct vec_chunk *ch = mmap(NULL, CHUNK_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	if (ch == MAP_FAILED) {
-		log_once(LOG_ERROR, "no executable memory for vector instructions (mmap: %s)", strerror(errno));
-		return NULL;
-	}
-	ch->next = v->chunks;
-	ch->used = align_up(sizeof(*ch), 64);
-	v->chunks = ch;
-	if (++v->nchunks > MAX_CHUNKS)
-		interp_of(c)->reset_wanted = true; /* before the next block is looked up, vec_reset() comes */
-	return ch;
-}
-
-static struct vec_code *code_add(struct cpu *c, const u8 *bytes, unsigned len, u64 hash)
-{
-	struct vec *v = vec_of(c);
-	struct vec_chunk *ch = v->chunks;
-	u32 need = (u32)align_up(sizeof(struct vec_code) + len, 64);
-	struct vec_code *k;
-
-	if (!ch || ch->used + need > CHUNK_BYTES)
-		ch = chunk_add(c);
-	if (!ch)
-		return NULL;
-	k = (struct vec_code *)((u8 *)ch + ch->used);
-	ch->used += need;
-	k->hash = hash;
-	k->len = len;
-	memcpy(k->code, bytes, len);
-	k->next = v->hash[hash % VEC_HASH];
-	v->hash[hash % VEC_HASH] = k;
-	return k;
-}
-
-static vec_stub *stub_share(struct cpu *c, const u8 *bytes, unsigned len)
-{
-	struct vec *v = vec_of(c);
-	u64 hash = 0xcbf29ce484222325u;
-	struct vec_code *k;
-
-	for (unsigned n = 0; n < len; n++)
-		hash = (hash ^ bytes[n]) * 0x100000001b3u;
-	hash ^= hash >> 32;
-	for (k = v->hash[hash % VEC_HASH]; k; k = k->next)
-		if (k->hash == hash && k->len == len && !memcmp(k->code, bytes, len))
-			return (vec_stub *)k->code;
-	k = code_add(c, bytes, len, hash);
-	return k ? (vec_stub *)k->code : NULL;
-}
-
 vec_stub *vec_stub_make(struct cpu *c, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops, bool fp)
 {
 	u8 bytes[STUB_MAX];
 	unsigned len = stub_emit(bytes, zi, ops, fp);
 
 	bug_if(len > sizeof(bytes));
-	return stub_share(c, bytes, len);
+	return vec_code_share(c, bytes, len);
 }
 
 vec_stub *vec_stub_two_mmx(struct cpu *c, unsigned a, unsigned b)
@@ -369,114 +291,5 @@ vec_stub *vec_stub_two_mmx(struct cpu *c, unsigned a, unsigned b)
 	/* movq [rsi], mmA; movq [rsi + 8], mmB; ret */
 	u8 bytes[] = { 0x0f, 0x7f, (u8)(0x06 | (a & 7) << 3), 0x0f, 0x7f, (u8)(0x46 | (b & 7) << 3), 8, 0xc3 };
 
-	return stub_share(c, bytes, sizeof(bytes));
-}
-
-/* Keeps one chunk, empty, unless all shall go. */
-void vec_stub_free(struct vec *v, bool all)
-{
-	memset(v->hash, 0, sizeof(v->hash));
-	v->nchunks = all ? 0 : v->chunks != NULL;
-	while (v->chunks && (all || v->chunks->next)) {
-		struct vec_chunk *next = v->chunks->next;
-
-		munmap(v->chunks, CHUNK_BYTES);
-		v->chunks = next;
-	}
-	if (v->chunks)
-		v->chunks->used = align_up(sizeof(struct vec_chunk), 64);
-}
-
-/* ---- unmasked SIMD exceptions ---- */
-/* Where the thread's guarded stub was called from; rsp 0: none is running. */
-static __thread struct { u64 rsp; } guard;
-
-u64 vec_guarded_call(vec_stub *code, struct cpu *c, void *mem, u64 *rsp_slot);
-extern const char vec_guarded_recover[];
-__asm__(".text\n"
-	".type vec_guarded_call, @function\n"
-	"vec_guarded_call:\n"
-	"\tmov %rsp, (%rcx)\n"
-	"\tmov %rdi, %rax\n"
-	"\tmov %rsi, %rdi\n"
-	"\tmov %rdx, %rsi\n"
-	"\tsub $8, %rsp\n"
-	"\tcall *%rax\n"
-	"\tadd $8, %rsp\n"
-	"\txor %eax, %eax\n"
-	"\tret\n"
-	"vec_guarded_recover:\n"
-	"\tmov $1, %eax\n"
-	"\tret\n"
-	".size vec_guarded_call, . - vec_guarded_call\n");
-
-static struct sigaction sigfpe_before;
-
-/* The stub's instruction raised a SIMD exception: nothing of it has happened except the flags in MXCSR, which the kernel
- * gives back with the rest of the registers. Go on as if the stub had returned, with another result. */
-static void on_sigfpe(int sig, siginfo_t *info, void *context)
-{
-	ucontext_t *uc = context;
-
-	if (guard.rsp) {
-		uc->uc_mcontext.gregs[REG_RIP] = (greg_t)vec_guarded_recover;
-		uc->uc_mcontext.gregs[REG_RSP] = (greg_t)guard.rsp;
-		guard.rsp = 0;
-		return;
-	}
-	/* Not ours: whoever was there before, or the default, which the instruction meets when it is tried again. */
-	if (sigfpe_before.sa_flags & SA_SIGINFO)
-		sigfpe_before.sa_sigaction(sig, info, context);
-	else if (sigfpe_before.sa_handler != SIG_DFL && sigfpe_before.sa_handler != SIG_IGN)
-		sigfpe_before.sa_handler(sig);
-	else
-		signal(SIGFPE, SIG_DFL);
-}
-
-/* Each time anew: somebody else may have taken the signal since. */
-int vec_guard_init(void)
-{
-	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-	struct sigaction sa = { .sa_sigaction = on_sigfpe, .sa_flags = SA_SIGINFO | SA_ONSTACK }, now;
-	int err = 0;
-
-	sigemptyset(&sa.sa_mask);
-	pthread_mutex_lock(&lock);
-	if (sigaction(SIGFPE, NULL, &now) < 0 || (now.sa_sigaction != on_sigfpe && sigaction(SIGFPE, &sa, &sigfpe_before) < 0))
-		err = -errno;
-	pthread_mutex_unlock(&lock);
-	return err;
-}
-
-/* A blocked SIGFPE would kill the process instead of reaching the handler. */
-static void sigfpe_open(struct vec *v)
-{
-	sigset_t set;
-
-	if (v->sigfpe_open)
-		return;
-	sigemptyset(&set);
-	sigaddset(&set, SIGFPE);
-	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
-	v->sigfpe_open = true;
-}
-
-static inline void load_mxcsr(u32 v) { __asm__ volatile("ldmxcsr %0" : : "m"(v) : "memory"); }
-
-bool vec_stub_guarded(struct cpu *c, vec_stub *code, void *mem)
-{
-	struct vec *v = vec_of(c);
-	u64 faulted;
-
-	sigfpe_open(v);
-	load_mxcsr(c->arch.mxcsr);
-	faulted = vec_guarded_call(code, c, mem, &guard.rsp);
-	guard.rsp = 0;
-	if (faulted)
-		__asm__ volatile("stmxcsr %0" : "=m"(c->arch.mxcsr) : : "memory");
-	load_mxcsr(MXCSR_INIT);
-	v->host_mxcsr = MXCSR_INIT;
-	if (faulted && cpu_has(c, FEAT_AVX))
-		__asm__ volatile("vzeroupper" : : : "memory");
-	return !faulted;
+	return vec_code_share(c, bytes, sizeof(bytes));
 }
