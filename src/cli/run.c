@@ -46,23 +46,24 @@ static int wait_ms(const struct vm *vm)
 
 static void main_loop(struct vm *vm)
 {
-	struct pollfd fds[2] = { { .fd = vm->event_fd, .events = POLLIN },
-				 { .events = POLLIN } };
+	enum { EVENT, IN, OUT };
+	struct pollfd fds[] = { [EVENT] = { .fd = vm->event_fd, .events = POLLIN }, [IN] = { .events = POLLIN }, [OUT] = { .events = POLLOUT } };
 	vm->input_closed = vm->cfg.serial != VM_SERIAL_STDIO;
 	for (;;) {
-		fds[1].fd = !vm->input_closed && board_input_room(vm) ? STDIN_FILENO : -1; /* the guest reads slowly: leave it in the pipe */
-		int n = poll(fds, 2, wait_ms(vm));
+		fds[IN].fd = !vm->input_closed && board_input_room(vm) ? STDIN_FILENO : -1; /* the guest reads slowly: leave it in the pipe */
+		fds[OUT].fd = board_console_drain(vm) ? board_console_fd(vm) : -1;
+		int n = poll(fds, array_len(fds), wait_ms(vm));
 		if (n < 0 && errno != EINTR) {
 			log_error("poll: %s", strerror(errno));
 			vm_end(vm, VM_HOST_ERROR);
 		}
 		if (vm->quit_signal)
 			vm_end(vm, VM_QUIT);
-		if (n == 0)
+		if (wait_ms(vm) == 0)
 			vm_end(vm, VM_TIMEOUT);
-		if (n > 0 && fds[1].revents & (POLLIN | POLLHUP | POLLERR | POLLNVAL))
+		if (n > 0 && fds[IN].fd >= 0 && fds[IN].revents)
 			read_console(vm);
-		if ((n <= 0 || fds[0].revents) && !vm_handle_events(vm))
+		if ((n <= 0 || fds[EVENT].revents) && !vm_handle_events(vm))
 			return;
 	}
 }
@@ -111,7 +112,8 @@ int cli_run(const struct vm_config *cfg)
 		if (!host_sandbox_enter() && !vm_start(vm))
 			main_loop(vm);
 		vm_stop(vm);
-		board_console_drain(vm); /* what the guest said comes before what we say */
+		/* What the guest said comes before what we say. */
+		board_console_finish(vm, vm->end == VM_TIMEOUT || vm->quit_signal ? 1000 : -1);
 		status = status_of(vm);
 		host_term_restore();
 		if (vm->end == VM_TIMEOUT)

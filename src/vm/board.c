@@ -100,11 +100,10 @@ void board_serial_input(struct vm *vm, const u8 *bytes, size_t n)
 	feed(b);
 }
 
-void board_console_drain(struct vm *vm)
-{
-	if (vm->board)
-		console_drain(&vm->board->console);
-}
+bool board_console_drain(struct vm *vm) { return vm->board && console_drain(&vm->board->console); }
+int board_console_fd(struct vm *vm) { return vm->board->console.fd; }
+void board_console_abandon(struct vm *vm, bool on) { console_abandon(&vm->board->console, on); }
+void board_console_finish(struct vm *vm, int limit_ms) { console_finish(&vm->board->console, limit_ms); }
 
 static int open_console(struct board *b)
 {
@@ -247,7 +246,6 @@ void board_destroy(struct vm *vm)
 		return;
 	dev_list_free(&vm->board->devs);
 	boot_files_close(&vm->board->files);
-	console_drain(&vm->board->console);
 	if (vm->board->console_fd >= 0)
 		close(vm->board->console_fd);
 	free(vm->board);

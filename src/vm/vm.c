@@ -165,7 +165,10 @@ int vm_load_state(struct vm *vm, const struct state_buf *b, enum vm_time time)
 /* RESET: every register of CPUs and devices as at power-on, the kernel loaded anew; memory keeps its other contents, as on hardware. */
 static void reset(struct vm *vm)
 {
+	board_console_drain(vm);
+	board_console_abandon(vm, true); /* or a vCPU that waits for the reader never comes */
 	vm_pause(vm);
+	board_console_abandon(vm, false);
 	int err = vm_load_state(vm, &vm->poweron, VM_TIME_GOES_ON);
 	if (!err)
 		err = board_boot(vm);
@@ -187,7 +190,6 @@ bool vm_handle_events(struct vm *vm)
 	u64 n;
 	if (read(vm->event_fd, &n, sizeof n) < 0 && errno != EAGAIN)
 		log_debug("eventfd: %s", strerror(errno));
-	board_console_drain(vm);
 	pthread_mutex_lock(&vm->lock);
 	bool ended = vm->end != VM_RUNNING, wanted = vm->reset_wanted;
 	vm->reset_wanted = false;
@@ -298,6 +300,7 @@ int vm_start(struct vm *vm)
 void vm_stop(struct vm *vm)
 {
 	__atomic_store_n(&vm->stop, true, __ATOMIC_SEQ_CST);
+	board_console_abandon(vm, true);
 	stop_running(vm);
 	vm_resume(vm);
 	for (unsigned i = 0; i < vm->ncpus; i++)

@@ -126,8 +126,12 @@ void board_destroy(struct vm *vm);
 int board_boot(struct vm *vm);                   /* load the kernel into memory and vCPU 0 */
 void board_save(struct vm *vm, struct state_buf *b);
 int board_load(struct vm *vm, const struct state_buf *b, size_t *pos);
-/* Writes out what the guest's consoles printed; the main loop calls it when event_fd fired. */
-void board_console_drain(struct vm *vm);
+/* Console output, see vm/console.h: drain from the main loop (true: go on when board_console_fd can be written), abandon before stopping
+ * vCPUs, finish at the end. */
+bool board_console_drain(struct vm *vm);
+int board_console_fd(struct vm *vm);
+void board_console_abandon(struct vm *vm, bool on);
+void board_console_finish(struct vm *vm, int limit_ms);
 /* How many typed bytes may be given to board_serial_input now; grows when the guest reads (event_fd fires). Main loop only. */
 size_t board_input_room(struct vm *vm);
 void board_serial_input(struct vm *vm, const u8 *bytes, size_t n);
