@@ -178,6 +178,8 @@ struct val interp_load(struct cpu *c, const struct insn *i, u64 la, unsigned siz
 bool interp_store(struct cpu *c, const struct insn *i, u64 la, unsigned size_seg, u64 v);
 /* First half of a read-modify-write that has no direct host address: write permission is checked, the old value read; interp_store ends it. */
 struct val interp_load_rmw(struct cpu *c, const struct insn *i, u64 la, unsigned size_seg);
+/* Before mmu_probe_write and accesses in bytes, which do not ask for alignment: false is #AC. size: a power of two. */
+bool interp_aligned(struct cpu *c, u64 la, unsigned size);
 /* Limit and type check of an unusual segment. */
 bool interp_seg_check(struct cpu *c, const struct insn *i, unsigned seg, u64 ea, unsigned size_write);
 /* After a failed access through segment seg. */

@@ -34,11 +34,19 @@ noinline bool interp_store(struct cpu *c, const struct insn *i, u64 la, unsigned
 }
 
 /* The manual's read-modify-write faults as a write. */
+bool interp_aligned(struct cpu *c, u64 la, unsigned size)
+{
+	if (likely(!mmu_alignment_on(c)) || !(la & (size - 1)) || !cpu_canonical(la))
+		return true;
+	cpu_fault_err(c, VEC_AC, 0);
+	return false;
+}
+
 noinline struct val interp_load_rmw(struct cpu *c, const struct insn *i, u64 la, unsigned size_seg)
 {
 	u64 v = 0;
 	set_rip(c, i);
-	bool ok = mmu_probe_write(c, la, size_seg & 0xff) && mmu_read(c, la, size_seg & 0xff, &v);
+	bool ok = interp_aligned(c, la, size_seg & 0xff) && mmu_probe_write(c, la, size_seg & 0xff) && mmu_read(c, la, size_seg & 0xff, &v);
 	if (!ok)
 		fix(c, la, size_seg);
 	return (struct val){ v, ok };

@@ -213,7 +213,7 @@ static noinline enum step body_enter(struct cpu *c, const struct insn *i)
 	/* The manual probes the final stack pointer for a write. */
 	u64 sp = rd_u64(c, GPR_RSP);
 	sp = (sp & ~mask) | ((sp - (u16)i->imm) & mask);
-	if (!seg_la(c, i, SEG_SS, sp & mask, size, true, &la) || !mmu_probe_write(c, la, size))
+	if (!seg_la(c, i, SEG_SS, sp & mask, size, true, &la) || !interp_aligned(c, la, size) || !mmu_probe_write(c, la, size))
 		goto fault;
 	wr_u64(c, GPR_RSP, sp);
 	wr_size(c, GPR_RBP, size, frame); /* all of ESP with 32-bit operands, even on a 16-bit stack */

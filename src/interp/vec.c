@@ -214,6 +214,8 @@ insn_fn *vec_decode(struct cpu *c, const ZydisDecodedInstruction *zi, const Zydi
 	kind = vex ? VEC_AVX : !u.mmx ? VEC_SSE : u.vec ? VEC_MMX_SSE : VEC_MMX;
 	fp = is_fp(zi);
 	out->src2 = fp ? VEC_F_FP : 0;
+	if (zi->meta.exception_class == ZYDIS_EXCEPTION_CLASS_AVX11)
+		out->src2 |= VEC_F_ANY;
 	out->aux8 = 0;
 	if (u.mem) {
 		bool store = u.mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;

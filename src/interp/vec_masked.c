@@ -12,13 +12,14 @@ static unsigned esize(const struct insn *i) { return i->aux8 & M_QWORD ? 8 : 4; 
 static unsigned vsize(const struct insn *i) { return i->aux8 & M_WIDE ? 32 : 16; }
 static bool selected(const u8 *mask, unsigned k, unsigned size) { return mask[k * size + size - 1] & 0x80; }
 
+/* Elements are not checked for alignment: where that is on, they go the way of long operands. */
 static bool element_read(struct cpu *c, const struct insn *i, u64 ea, unsigned size, u64 *v)
 {
 	u64 la;
 
 	if (!seg_la(c, i, i->seg, ea, size, false, &la))
 		return false;
-	if (mmu_read(c, la, size, v))
+	if (likely(!mmu_alignment_on(c)) ? mmu_read(c, la, size, v) : (*v = 0, mmu_read_bytes(c, la, v, size)))
 		return true;
 	interp_fix_fault(c, i->seg, la);
 	return false;
@@ -60,7 +61,7 @@ static noinline enum step maskstore_body(struct cpu *c, const struct insn *i)
 				continue;
 			if (!seg_la(c, i, i->seg, vec_piece(c, ea_masked(c, i) + k * size), size, true, &la))
 				return STEP_FAULT;
-			if (pass ? !mmu_write(c, la, size, load_le(data + k * size, size)) : !mmu_probe_write(c, la, size)) {
+			if (pass ? !mmu_write_bytes(c, la, data + k * size, size) : !mmu_probe_write(c, la, size)) {
 				interp_fix_fault(c, i->seg, la);
 				return STEP_FAULT;
 			}

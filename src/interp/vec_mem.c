@@ -12,11 +12,17 @@ bool vec_la(struct cpu *c, const struct insn *i, u64 plus, unsigned size, bool w
 	return seg_la(c, i, i->seg, vec_piece(c, ea), size > 32 ? 1 : size, write, la);
 }
 
+/* #AC: scalars by their size, an 80-bit one by 8; vectors are not checked, nor are half-precision conversions. */
+static bool aligned(struct cpu *c, const struct insn *i, u64 la, unsigned size)
+{
+	return size > 10 || (i->src2 & VEC_F_ANY) || interp_aligned(c, la, size > 8 ? 8 : size);
+}
+
 bool vec_read(struct cpu *c, const struct insn *i, u64 plus, void *to, unsigned size)
 {
 	u64 la;
 
-	if (!vec_la(c, i, plus, size, false, &la))
+	if (!vec_la(c, i, plus, size, false, &la) || !aligned(c, i, la, size))
 		return false;
 	if (likely(mmu_read_bytes(c, la, to, size)))
 		return true;
@@ -28,7 +34,7 @@ bool vec_write(struct cpu *c, const struct insn *i, u64 plus, const void *from, 
 {
 	u64 la;
 
-	if (!vec_la(c, i, plus, size, true, &la))
+	if (!vec_la(c, i, plus, size, true, &la) || !aligned(c, i, la, size))
 		return false;
 	if (likely(mmu_write_bytes(c, la, from, size)))
 		return true;
@@ -40,7 +46,7 @@ bool vec_probe_write(struct cpu *c, const struct insn *i, u64 plus, unsigned siz
 {
 	u64 la;
 
-	if (!vec_la(c, i, plus, size, true, &la))
+	if (!vec_la(c, i, plus, size, true, &la) || !aligned(c, i, la, size))
 		return false;
 	if (likely(mmu_probe_write(c, la, size)))
 		return true;
@@ -59,15 +65,14 @@ static bool misaligned(const struct cpu *c, const struct insn *i)
 static enum step slow_store(struct cpu *c, const struct insn *i)
 {
 	u8 *bounce = vec_of(c)->bounce;
-	bool first = i->src2 & VEC_F_FP;
-	enum step s = first ? vec_run(c, i, bounce) : STEP_END;
 
 	set_rip(c, i);
-	if (s != STEP_END)
-		return STEP_FAULT;
-	if (misaligned(c, i))
-		return cpu_gp(c, 0);
-	if (!first) {
+	if (i->src2 & VEC_F_FP) {
+		if (vec_run(c, i, bounce) != STEP_END)
+			return STEP_FAULT;
+	} else {
+		if (misaligned(c, i))
+			return cpu_gp(c, 0);
 		if (!vec_probe_write(c, i, 0, i->opsize))
 			return STEP_FAULT;
 		vec_run(c, i, bounce);

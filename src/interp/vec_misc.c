@@ -49,7 +49,7 @@ static bool check_target(struct cpu *c, const struct insn *i, unsigned n)
 
 	set_rip(c, i);
 	for (unsigned k = n; k; k -= 8) {
-		if (!seg_la(c, i, i->seg, vec_piece(c, ea + k - 8), 8, true, &la))
+		if (!seg_la(c, i, i->seg, vec_piece(c, ea + k - 8), 8, true, &la) || !interp_aligned(c, la, 8))
 			return false;
 		if (!mmu_probe_write(c, la, 8)) {
 			interp_fix_fault(c, i->seg, la);

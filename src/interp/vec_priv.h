@@ -38,6 +38,7 @@ enum vec_mem { VEC_REG, VEC_LOAD, VEC_STORE };
  * insn.opsize: bytes of the memory operand. insn.src2: */
 #define VEC_F_FP 1u    /* reads MXCSR and may raise SIMD exceptions */
 #define VEC_F_STORE 2u /* the memory operand is written */
+#define VEC_F_ANY 4u   /* alignment checks (#AC) do not concern it */
 
 /* ---- stubs: vec_stub.c, vec_arena.c, vec_guard.c ---- */
 /* An executable copy of the bytes, perhaps an old one. NULL: no memory. */

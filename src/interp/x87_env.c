@@ -16,6 +16,20 @@ _Static_assert(sizeof(struct env) == 28 && sizeof(struct save) == 108, "x87 imag
 static bool real_format(const struct cpu *c) { return !(c->mode & MODE_PE) || (c->mode & MODE_VM86); }
 static unsigned env_size(const struct insn *i) { return i->opsize == 2 ? 14 : 28; }
 
+static bool readable(struct cpu *c, const struct insn *i, u8 *image, unsigned size)
+{
+	u64 la;
+
+	return vec_la(c, i, 0, size, false, &la) && interp_aligned(c, la, i->opsize) && vec_read(c, i, 0, image, size);
+}
+
+static bool writable(struct cpu *c, const struct insn *i, unsigned size)
+{
+	u64 la;
+
+	return vec_la(c, i, 0, size, true, &la) && interp_aligned(c, la, i->opsize) && vec_probe_write(c, i, 0, size);
+}
+
 /* FCS and FDS are deprecated, so the linear pointers of the real formats are the offsets. */
 static void pack(const struct cpu *c, const struct insn *i, const struct env *e, u8 *to)
 {
@@ -83,7 +97,7 @@ enum step x87_fnstenv(struct cpu *c, const struct insn *i)
 	struct env e;
 	u8 image[28];
 
-	if (!vec_probe_write(c, i, 0, env_size(i)))
+	if (!writable(c, i, env_size(i)))
 		return STEP_FAULT;
 	x87_touch(c);
 	__asm__ volatile("fnstenv %0" : "=m"(e)); /* and masks every exception */
@@ -99,7 +113,7 @@ enum step x87_fldenv(struct cpu *c, const struct insn *i)
 	struct env e;
 	u8 image[28];
 
-	if (x87_ready(c, i) != STEP_END || !vec_read(c, i, 0, image, env_size(i)))
+	if (x87_ready(c, i) != STEP_END || !readable(c, i, image, env_size(i)))
 		return STEP_FAULT;
 	unpack(c, i, image, &e);
 	__asm__ volatile("fldenv %0" : : "m"(e));
@@ -113,7 +127,7 @@ enum step x87_fnsave(struct cpu *c, const struct insn *i)
 	struct save s;
 	u8 image[108];
 
-	if (!vec_probe_write(c, i, 0, n + 80))
+	if (!writable(c, i, n + 80))
 		return STEP_FAULT;
 	x87_touch(c);
 	__asm__ volatile("fnsave %0" : "=m"(s)); /* and initialises */
@@ -132,7 +146,7 @@ enum step x87_frstor(struct cpu *c, const struct insn *i)
 	struct save s;
 	u8 image[108];
 
-	if (x87_ready(c, i) != STEP_END || !vec_read(c, i, 0, image, n + 80))
+	if (x87_ready(c, i) != STEP_END || !readable(c, i, image, n + 80))
 		return STEP_FAULT;
 	unpack(c, i, image, &s.env);
 	memcpy(s.st, image + n, 80);

@@ -122,6 +122,8 @@ static enum step misaligned(struct cpu *c, const struct insn *i, u64 la)
 {
 	if (i->seg == SEG_SS && !cpu_canonical(la))
 		return cpu_fault_err(c, VEC_SS, 0);
+	if (!interp_aligned(c, la, 4))
+		return STEP_FAULT;
 	return cpu_gp(c, 0);
 }
 

@@ -133,7 +133,7 @@ static bool passes_4g(const struct ocase *k, const struct ostate *n)
 	return n->vector == 14 && (n->cr2 >> 8) == 0xffffff;
 }
 
-static bool is_memory_fault(u32 vector) { return vector >= 12 && vector <= 14; }
+static bool is_memory_fault(u32 vector) { return (vector >= 12 && vector <= 14) || vector == 17; }
 
 /* Which of several things wrong with a long operand is noticed first (one page, the other page, the end of canonical addresses, the contents)
  * is the implementation's choice. */

@@ -308,6 +308,8 @@ static void encode(struct ocase *k, const struct template *t)
 		*p++ = 0x67;
 	if (t->modrm == 1 && t->cls == O_INT && rnd_chance(12))
 		*p++ = 0xf0;
+	if (!t->vex && t->cls >= O_X87 && rnd_chance(6)) /* one prefix too many */
+		*p++ = "\x66\xf2\xf3\x66"[rnd_below(4)];
 	if (t->cls == O_X87 || t->cls == O_MMX)
 		e.r = e.b = t->modrm == 1 ? e.b : 0;
 	if (!wide)

@@ -108,6 +108,7 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 	ucontext_t *uc = context;
 	greg_t *g = uc->uc_mcontext.gregs;
 
+	__asm__ volatile("pushfq\n\tandl $~0x40000, (%%rsp)\n\tpopfq" : : : "memory", "cc"); /* the case's AC is still set */
 	if (!running) {
 		signal(sig, SIG_DFL);
 		return;
@@ -121,6 +122,7 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 	result->cr2 = result->vector == 14 ? (u64)g[REG_CR2] : 0;
 	take_fp(&result->fp, (const u8 *)uc->uc_mcontext.fpregs);
 	g[REG_RIP] = (greg_t)native_exit_fault;
+	g[REG_EFL] &= ~(greg_t)0x40000;
 	g[REG_CSGSFS] = (greg_t)(((u64)g[REG_CSGSFS] & 0x0000ffffffff0000) | USER_CS64 | (u64)USER_DS << 48);
 	running = false;
 }
@@ -136,12 +138,15 @@ static void *map_at(u64 at, u64 size, int prot)
 	return p;
 }
 
-static void put_jump(u8 *at, const void *to)
+/* JMP through a pointer at `slot`, which is aligned: the case may have alignment checks on. */
+static void put_jump(u8 *at, u64 *slot, const void *to)
 {
-	static const u8 jmp[6] = { 0xff, 0x25 };
+	u32 distance = (u32)((u8 *)slot - at - 6);
 
-	memcpy(at, jmp, 6);
-	memcpy(at + 6, &to, 8);
+	at[0] = 0xff;
+	at[1] = 0x25;
+	memcpy(at + 2, &distance, 4);
+	*slot = (u64)to;
 }
 
 /* Where the instruction ends: on to native_exit_a or _b. */
@@ -151,7 +156,7 @@ static void put_end(enum omode mode, u8 *at, bool b)
 	u16 cs = USER_CS64;
 
 	if (mode == O_64) {
-		put_jump(at, b ? native_exit_b : native_exit_a);
+		put_jump(at, (u64 *)(O_CODE + (b ? 0xff8 : 0xff0)), b ? native_exit_b : native_exit_a);
 		return;
 	}
 	if (mode == O_16)
@@ -188,8 +193,8 @@ int native_init(void)
 	mprotect((void *)O_RO, 4096, PROT_READ);
 	map_at(O_CODE, 4096, PROT_READ | PROT_WRITE | PROT_EXEC);
 	map_at(O_TRAMPOLINE, 4096, PROT_READ | PROT_WRITE | PROT_EXEC);
-	put_jump((u8 *)O_TRAMPOLINE, native_exit_a);
-	put_jump((u8 *)O_TRAMPOLINE + 32, native_exit_b);
+	put_jump((u8 *)O_TRAMPOLINE, (u64 *)(O_TRAMPOLINE + 64), native_exit_a);
+	put_jump((u8 *)O_TRAMPOLINE + 32, (u64 *)(O_TRAMPOLINE + 72), native_exit_b);
 	__asm__ volatile("mov %0, %%ds\n\tmov %0, %%es" : : "r"(USER_DS));
 	native_slots.mxcsr = 0x1f80;
 	native_slots.host_ss = USER_DS;

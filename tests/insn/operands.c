@@ -264,7 +264,7 @@ void gen_state(struct ocase *k)
 		k->in.gpr[r] = rnd_edge();
 	k->in.gpr[4] = O_DATA - stack_base(k) + 0x1000 + 8 * rnd_below(64) - (rnd_chance(10) ? rnd_below(8) : 0);
 	k->in.gpr[5] = rnd_chance(80) ? O_DATA - stack_base(k) + 0x1200 + 8 * rnd_below(64) : k->in.gpr[5];
-	k->in.rflags = 0x202 | (rnd() & 0x8d5) | (rnd_chance(30) ? BIT(10) : 0);
+	k->in.rflags = 0x202 | (rnd() & 0x8d5) | (rnd_chance(30) ? BIT(10) : 0) | (rnd_chance(4) ? BIT(18) : 0);
 	fill_x87(k);
 	fill_vectors(k);
 	for (unsigned n = 0; n < k->zi.operand_count; n++) {
