@@ -2,6 +2,8 @@
 #include "vm/vm.h"
 #include "vmx/vmx.h"
 
+#include <unistd.h>
+
 static double seconds(u64 ns) { return (double)ns / NSEC_PER_SEC; }
 
 static void print_exits(const struct vm *vm, FILE *out)
@@ -23,6 +25,16 @@ static void print_exits(const struct vm *vm, FILE *out)
 			fprintf(out, "stats: vmexit reason=%u name=\"%s\" count=%llu\n", r, vmx_exit_name(r), (unsigned long long)by_reason[r]);
 }
 
+/* What the process holds beside the guest's memory: resident pages that are neither shared nor of a file (proc(5), statm). */
+static u64 own_bytes(const struct vm *vm)
+{
+	char text[128] = "";
+	unsigned long long size, resident, shared;
+	if (vm->statm_fd < 0 || pread(vm->statm_fd, text, sizeof text - 1, 0) <= 0 || sscanf(text, "%llu %llu %llu", &size, &resident, &shared) != 3)
+		return 0;
+	return (resident - shared) * PAGE_SIZE;
+}
+
 void vm_print_stats(struct vm *vm, FILE *out)
 {
 	u64 wall = host_now_ns() - vm->start_host_ns;
@@ -38,5 +50,6 @@ void vm_print_stats(struct vm *vm, FILE *out)
 	}
 	fprintf(out, "stats: wall_s=%.3f virtual_s=%.3f insns=%llu mips=%.1f\n", seconds(wall), seconds(clock_now(&vm->clock)),
 		(unsigned long long)insns, wall ? (double)insns * 1000 / wall : 0.0);
+	fprintf(out, "stats: own_memory_mib=%.1f\n", (double)own_bytes(vm) / MiB);
 	print_exits(vm, out);
 }

@@ -6,6 +6,7 @@
 #include "vmx/vmx.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -242,6 +243,7 @@ int vm_create(struct vm *vm, const struct vm_config *cfg)
 		log_error("eventfd: %s", strerror(errno));
 		return -errno;
 	}
+	vm->statm_fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC); /* only for --stats: may fail */
 	pthread_mutex_init(&vm->lock, NULL);
 	pthread_cond_init(&vm->changed, NULL);
 	int err = create_memory(vm);
@@ -284,6 +286,8 @@ void vm_destroy(struct vm *vm)
 	mem_free(&vm->mem);
 	if (vm->event_fd > 0)
 		close(vm->event_fd);
+	if (vm->statm_fd > 0)
+		close(vm->statm_fd);
 }
 
 int vm_start(struct vm *vm)

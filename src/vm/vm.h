@@ -79,6 +79,7 @@ struct vm {
 	bool pause;                 /* lock */
 	int event_fd;               /* wakes the main loop when end or reset_wanted changes */
 	struct state_buf poweron;   /* all device and CPU state at power-on: RESET loads it */
+	int statm_fd;               /* /proc/self/statm, opened before the sandbox closes */
 	u64 start_host_ns;
 	bool input_closed;          /* main loop's: nobody types (any more) */
 	volatile int quit_signal;   /* set by a signal handler */
