@@ -298,7 +298,7 @@ static noinline enum step xrstor_body(struct cpu *c, const struct insn *i, bool 
 
 	if (st != STEP_END)
 		return st;
-	if (!end_ok(c, i, EXTENDED, false) || !end_ok(c, i, 1, false) || !vec_read(c, i, HEADER, h, sizeof(h)))
+	if (!end_ok(c, i, EXTENDED, false) || !vec_read(c, i, HEADER, h, sizeof(h)))
 		return STEP_FAULT;
 	if (!header_ok(c, h, supervisor))
 		return cpu_gp(c, 0);
