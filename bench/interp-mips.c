@@ -1,4 +1,5 @@
-/* How many million guest instructions per second the interpreter runs: small compiled integer kernels on a bare 64-bit vCPU. Prints one line each.
+/* usage: interp-mips [size [interp|jit [trace points]]]
+ * How many million guest instructions per second an engine runs: small compiled integer kernels on a bare 64-bit vCPU. Prints one line each.
  * The kernels are compiled into the section "guest" of this very program, copied into the guest's memory and called there. */
 #include "cpu/core.h"
 #include "cpu/engine.h"
@@ -19,6 +20,7 @@
 #define AT_STACK 0x300000ull
 #define MEM_BYTES (64 * MiB)
 
+static const struct engine_ops *engine;
 extern const u8 __start_guest[], __stop_guest[];
 
 /* ---- kernels ---- */
@@ -147,7 +149,7 @@ static double run(struct cpu *c, u64 fn, u64 n, u64 *result, u64 *insns)
 	u64 from = c->icount;
 	clock_gettime(CLOCK_MONOTONIC, &a);
 	do
-		interp_engine.run(c, &out);
+		engine->run(c, &out);
 	while (out.kind == EXIT_KICK);
 	clock_gettime(CLOCK_MONOTONIC, &b);
 	if (out.kind == EXIT_SHUTDOWN) {
@@ -166,6 +168,7 @@ int main(int argc, char **argv)
 	static struct cpu_io io;
 	u64 n = argc > 1 ? strtoull(argv[1], NULL, 0) : 1000000, total = 0;
 	double seconds = 0;
+	engine = argc > 2 && !strcmp(argv[2], "jit") ? &jit_engine : &interp_engine;
 	if (mem_init(&mem, MEM_BYTES) || mem_add_slot(&mem, gpa(0), MEM_BYTES, MEM_RAM, "ram"))
 		return 1;
 	clock_init(&clock, NULL);
@@ -178,9 +181,9 @@ int main(int argc, char **argv)
 	c->ncpus = 1;
 	c->tsc_khz = 2000000;
 	c->model = cpu_model_make("fast", false, 1, c->tsc_khz);
-	if (!c->model || mmu_create(c) || interp_engine.create(c))
+	if (!c->model || mmu_create(c) || engine->create(c))
 		return 1;
-	if (argc > 2 && trace_enable(argv[2], &(const char *){ NULL }))
+	if (argc > 3 && trace_enable(argv[3], &(const char *){ NULL }))
 		return 1;
 	memcpy(mem_ptr(&mem, gpa(AT_CODE + 64), __stop_guest - __start_guest), __start_guest, __stop_guest - __start_guest);
 	c->arch.rflags = FLAG_FIXED1;

@@ -60,7 +60,7 @@ class Machine:
     def run(self):
         busy, stolen, total = machine_ticks()
         self.start = time.monotonic_ns()
-        with open(self.log, "wb") as self.logfile:
+        with open(self.log, "wb", buffering=0) as self.logfile:
             if self.console:
                 read_fd, write_fd = self.console
                 self.child = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=self.logfile, stderr=self.logfile,

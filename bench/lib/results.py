@@ -61,6 +61,17 @@ def take_workloads(lines):
     return figures, refused
 
 
+def most_units(lines):
+    """{(level, name): the largest number of units that was measured}."""
+    most = {}
+    for _, _, text in lines:
+        for mark in MARK.finditer(text):
+            if mark[1] == "E" and mark[4].split()[0].isdigit():
+                key = int(mark[2]), mark[3]
+                most[key] = max(most.get(key, 0), int(mark[4].split()[0]))
+    return most
+
+
 def take_boot(lines):
     """{name: (level, seconds, cpu_seconds)} of the way to each level's userland, from power-on and from the level's own start."""
     started, out = {}, {}

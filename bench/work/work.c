@@ -1,10 +1,11 @@
 /* Runs the workloads and marks their beginnings and ends on the console, where the machine below reads its own clock.
  *
- * usage: work [--port HEX] [--tag N] [--target MS] [--repeat N] [--only NAME,NAME...] [--count N] [--list]
+ * usage: work [--port HEX] [--tag N] [--target MS] [--repeat N] [--cap NAME=UNITS,...] [--only NAME,...] [--count N] [--list]
  *   --port HEX    write the marks to this UART's data port: no kernel and no buffer between the mark and the machine below
  *   --tag N       number in the marks (the level)
  *   --target MS   raise the number of units until one measurement takes this long by the clock in here; the count that is found is
  *                 measured N times (--repeat). This clock only chooses the count: it is not part of any result
+ *   --cap ...     but no more units than these: the clock in here may stand still while the machine works
  *   --count N     measure exactly N units
  * Marks: "@S TAG NAME UNITS" before, "@E TAG NAME UNITS CHECKSUM" after, "@X TAG NAME REASON" not possible here, "@D TAG" all done.
  * The workload "nothing" has no work: its time is the marks' own. */
@@ -31,7 +32,7 @@ static const struct workload workloads[] = {
 static u32 port, repeat = 3;
 static int tag = 1;
 static u64 target_ns = 150000000, fixed_count;
-static const char *only;
+static const char *only, *caps;
 
 #define UART_LSR 5              /* line status register */
 #define UART_LSR_THRE 0x20      /* the transmitter takes a byte */
@@ -99,9 +100,43 @@ static u64 measure(const struct workload *w, u64 units)
 	return end - start;
 }
 
+/* The text after NAME in a list "NAME...,NAME...", or NULL. */
+static const char *in_list(const char *list, const char *name)
+{
+	size_t n = strlen(name);
+
+	for (const char *at = list; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL)
+		if (!strncmp(at, name, n) && (!at[n] || at[n] == ',' || at[n] == '='))
+			return at + n;
+	return NULL;
+}
+
+static u64 cap_of(const char *name)
+{
+	const char *text = in_list(caps, name);
+
+	return text && *text == '=' ? strtoull(text + 1, NULL, 10) : ~0ull >> 16;
+}
+
+/* Measures with more and more units until one measurement takes long enough; returns their number. */
+static u64 find_units(const struct workload *w)
+{
+	u64 units = 1, cap = cap_of(w->name);
+
+	for (;;) {
+		u64 took = measure(w, units) + 1, factor = target_ns * 5 / 4 / took + 1; /* a little more, so that the next try is the last */
+
+		if (took >= target_ns || units >= cap)
+			return units;
+		units *= factor > 16 ? 16 : factor;
+		if (units > cap)
+			units = cap;
+	}
+}
+
 static void run(const struct workload *w)
 {
-	u64 units = fixed_count ? fixed_count : 1, took;
+	u64 units = 1;
 
 	if (w->usable && !w->usable()) {
 		mark('X', w->name, "this CPU has no such instructions");
@@ -109,15 +144,10 @@ static void run(const struct workload *w)
 	}
 	if (w->setup)
 		w->setup();
-	for (int tries = 0; tries < 12 && w->unit != nothing_unit && !fixed_count; tries++) { /* a clock that stands still ends it too */
-		u64 factor;
-
-		took = measure(w, units) + 1;
-		if (took >= target_ns)
-			break;
-		factor = target_ns * 5 / 4 / took + 1; /* a little more, so that the next try is the last */
-		units *= factor > 16 ? 16 : factor;
-	}
+	if (fixed_count)
+		units = fixed_count;
+	else if (w->unit != nothing_unit)
+		units = find_units(w);
 	for (u32 k = 0; k < (w->unit == nothing_unit ? 5 : repeat); k++)
 		measure(w, units);
 	if (w->done)
@@ -126,12 +156,7 @@ static void run(const struct workload *w)
 
 static int chosen(const char *name)
 {
-	size_t n = strlen(name);
-
-	for (const char *at = only; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL)
-		if (!strncmp(at, name, n) && (!at[n] || at[n] == ','))
-			return 1;
-	return !only || !strcmp(name, "nothing");
+	return !only || in_list(only, name) || !strcmp(name, "nothing");
 }
 
 static void options(int argc, char **argv)
@@ -156,6 +181,8 @@ static void options(int argc, char **argv)
 			repeat = atoi(value);
 		else if (!strcmp(argv[k], "--count"))
 			fixed_count = strtoull(value, NULL, 10);
+		else if (!strcmp(argv[k], "--cap"))
+			caps = value;
 		else if (!strcmp(argv[k], "--only"))
 			only = value;
 		else
