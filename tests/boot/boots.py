@@ -17,6 +17,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 IMAGES = os.path.join(os.environ.get("NESTBOX_CACHE", os.path.join(ROOT, ".cache")), "images")
+OWN_MEMORY_MIB = 64
 BAD = re.compile(r"WARNING:|BUG:|Oops|soft lockup|hard lockup|rcu.*stall|blocked for more|Marking clocksource|TSC unstable|Call Trace:|"
                  r"Unable to calibrate|Kernel panic|event=badlog", re.I)
 
@@ -99,7 +100,7 @@ def command(nestbox, case, work):
     if case.script:
         append += " nb.cmd64=" + base64.b64encode(case.script.encode()).decode()
     cmd = [nestbox, "run", "--kernel", f"{IMAGES}/vmlinuz", "--initrd", f"{IMAGES}/{case.image}", "--append", append, "--memory", case.memory,
-           "--serial", "stdio", *case.args]
+           "--serial", "stdio", "--stats", *case.args]
     if case.disk:
         disk = os.path.join(work, "disk.img")
         with open(disk, "wb") as f:
@@ -142,6 +143,9 @@ def judge(case, lines, stderr, status):
         problems.append(f"status {status}, expected {case.status}")
     if case.stderr and case.stderr not in stderr:
         problems.append(f"stderr lacks {case.stderr!r}")
+    own = re.search(r"own_memory_mib=([0-9.]+)", stderr)
+    if not own or float(own.group(1)) > OWN_MEMORY_MIB:
+        problems.append(f"the process holds {own.group(1) if own else '?'} MiB beside the guest's memory, more than {OWN_MEMORY_MIB}")
     if case.clean:
         problems += [f"unhealthy line: {l}" for l in lines if BAD.search(l)]
     return problems
