@@ -146,8 +146,8 @@ static int set_option(struct vm_config *cfg, enum option_id id, const char *arg)
 		cfg->cpu_model = arg;
 		break;
 	case OPT_ENGINE:
-		if (strcmp(arg, "auto") && strcmp(arg, "interp"))
-			return usage("--engine \"%s\": must be auto or interp%s", arg, "");
+		if (!vm_engine(arg))
+			return usage("--engine \"%s\": must be auto, interp or jit%s", arg, "");
 		cfg->engine = arg;
 		break;
 	case OPT_SERIAL: return set_serial(cfg, arg);

@@ -27,6 +27,8 @@ struct engine_ops {
 	void (*sync)(struct cpu *c);
 };
 
-extern const struct engine_ops interp_engine;
+extern const struct engine_ops interp_engine, jit_engine;
+/* Entries into a block before it is translated; tests set 0. */
+extern unsigned jit_hot;
 
 #endif

@@ -81,12 +81,31 @@ struct ntlb_entry {
 	bool w;      /* may be written without another nested walk */
 };
 
+/* What translated code probes: for one context and access class, a subset of the entries above in the shape that needs one compare. `r` and `w` are
+ * the linear page address where a read or a write may touch host memory directly, else an address that belongs to another entry. `jump` finds
+ * host code by linear address; it may outlive a TLB entry that was merely replaced, but nothing that was invalidated. */
+struct tlb_fast {
+	u64 r, w;
+	u8 *host; /* of the page's first byte */
+	u64 pad_;
+};
+struct tlb_jump { u64 rip; void *code; };
+#define TLB_JUMPS 1024
+#define TLB_NO_JUMP BIT(63) /* not canonical */
+struct tlb_bank {
+	struct tlb_fast e[TLB_ENTRIES];
+	struct tlb_jump jump[TLB_JUMPS];
+	u64 jump_pages; /* bit n: some page with number n mod 64 has an entry in jump */
+	bool ready;
+};
+
 #define TLB_CONTEXTS 24
 #define NTLB_ENTRIES 256
 struct tlb {
 	struct tlb_ctx *cur;      /* the active context */
 	struct tlb_tag *cur_tag;
 	u64 tick;
+	struct tlb_bank *banks;   /* [context * 3 + class], and one that stays empty for class 3; NULL when no engine asked for them */
 	u8 *maybe_written;        /* per frame: bit n = a context whose number mod 8 is n may give write permission */
 	struct tlb_tag tag[TLB_CONTEXTS];
 	struct ntlb_entry ntlb[NTLB_ENTRIES];
@@ -124,6 +143,16 @@ static inline u8 mmu_access_class(const struct cpu *c)
 
 int mmu_create(struct cpu *c);
 void mmu_destroy(struct cpu *c);
+
+/* ---- banks for translated code ---- */
+int mmu_banks_create(struct cpu *c);
+/* The bank of the current context and class; never NULL once created. */
+struct tlb_bank *mmu_bank(struct cpu *c);
+/* Copies what entry e of the current context permits to the current class. */
+void mmu_bank_fill(struct cpu *c, const struct tlb_entry *e);
+void mmu_bank_jump(struct cpu *c, u64 rip, void *code);
+/* All host code goes away. */
+void mmu_banks_drop_jumps(struct cpu *c);
 
 /* After CR3, PCID, VPID, nested root or a bit of tlb_tag.key changed: make the right context current (an empty one if
  * unknown). Drops nothing. */

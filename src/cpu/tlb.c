@@ -38,24 +38,111 @@ static bool same_tag(const struct tlb_tag *a, const struct tlb_tag *b)
 	return a->valid && a->key == b->key && a->npt_root == b->npt_root && a->vpid == b->vpid && a->pcid == b->pcid;
 }
 
-static void clear_entry(struct tlb_entry *e)
+/* ---- banks ---- */
+#define BANKS (3 * TLB_CONTEXTS + 1)
+#define BANKS_BYTES (BANKS * sizeof(struct tlb_bank))
+
+static void bank_entry_clear(struct tlb_bank *b, unsigned i) { b->e[i].r = b->e[i].w = (u64)(i ^ 1) << 12; }
+
+static void bank_drop(struct tlb *t, struct tlb_ctx *x, unsigned i)
 {
-	e->tag = TLB_EMPTY;
-	e->perm = 0;
+	if (!t->banks)
+		return;
+	struct tlb_bank *b = &t->banks[3 * (x - t->ctx)];
+	for (unsigned cls = 0; cls < 3; cls++)
+		if (b[cls].ready)
+			bank_entry_clear(&b[cls], i);
+}
+
+static void bank_clear_jumps(struct tlb_bank *b)
+{
+	for (unsigned i = 0; i < TLB_JUMPS; i++)
+		b->jump[i].rip = TLB_NO_JUMP;
+	b->jump_pages = 0;
+}
+
+/* pages: as jump_pages; when none of them can be there nothing is done. */
+static void bank_drop_jumps(struct tlb *t, struct tlb_ctx *x, u64 pages)
+{
+	if (!t->banks)
+		return;
+	struct tlb_bank *b = &t->banks[3 * (x - t->ctx)];
+	for (unsigned cls = 0; cls < 3; cls++)
+		if (b[cls].jump_pages & pages)
+			bank_clear_jumps(&b[cls]);
+}
+
+int mmu_banks_create(struct cpu *c)
+{
+	void *p = mmap(NULL, BANKS_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (p == MAP_FAILED)
+		return -errno;
+	c->tlb->banks = p;
+	return 0;
+}
+
+struct tlb_bank *mmu_bank(struct cpu *c)
+{
+	struct tlb *t = c->tlb;
+	struct tlb_bank *b = &t->banks[c->acc_class == 3 ? BANKS - 1 : 3 * (unsigned)(t->cur - t->ctx) + c->acc_class];
+	if (unlikely(!b->ready)) {
+		for (unsigned i = 0; i < TLB_ENTRIES; i++)
+			bank_entry_clear(b, i);
+		bank_clear_jumps(b);
+		b->ready = true;
+	}
+	return b;
+}
+
+void mmu_bank_fill(struct cpu *c, const struct tlb_entry *e)
+{
+	unsigned cls = c->acc_class, i = INDEX(e->tag);
+	if (cls == 3 || e != &c->tlb->cur->e[i])
+		return;
+	struct tlb_fast *f = &mmu_bank(c)->e[i];
+	bank_entry_clear(mmu_bank(c), i);
+	f->host = (u8 *)(e->tag + e->addend);
+	if (e->perm & TLB_R(cls))
+		f->r = e->tag;
+	if (e->perm & TLB_W(cls))
+		f->w = e->tag;
+}
+
+void mmu_bank_jump(struct cpu *c, u64 rip, void *code)
+{
+	if (c->acc_class == 3)
+		return;
+	struct tlb_bank *b = mmu_bank(c);
+	b->jump[rip & (TLB_JUMPS - 1)] = (struct tlb_jump){ rip, code };
+	b->jump_pages |= bit((rip >> 12) & 63);
+}
+
+void mmu_banks_drop_jumps(struct cpu *c)
+{
+	for (unsigned i = 0; c->tlb->banks && i < BANKS; i++)
+		if (c->tlb->banks[i].jump_pages)
+			bank_clear_jumps(&c->tlb->banks[i]);
+}
+
+static void clear_entry(struct tlb *t, struct tlb_ctx *x, unsigned i)
+{
+	x->e[i].tag = TLB_EMPTY;
+	x->e[i].perm = 0;
+	bank_drop(t, x, i);
 }
 
 /* Drops the filled entries for which (perm & keep) == 0. */
-static void drop(struct tlb_ctx *x, u32 keep)
+static void drop(struct tlb *t, struct tlb_ctx *x, u32 keep)
 {
+	bank_drop_jumps(t, x, ~(u64)0);
 	for (unsigned i = 0; i < array_len(x->used); i++) {
 		u64 left = 0;
 		for (u64 m = x->used[i]; m; m &= m - 1) {
 			unsigned k = __builtin_ctzll(m);
-			struct tlb_entry *e = &x->e[64 * i + k];
-			if (e->perm & keep)
+			if (x->e[64 * i + k].perm & keep)
 				left |= bit(k);
 			else
-				clear_entry(e);
+				clear_entry(t, x, 64 * i + k);
 		}
 		x->used[i] = left;
 	}
@@ -64,10 +151,10 @@ static void drop(struct tlb_ctx *x, u32 keep)
 }
 
 /* A context that was never used still has to get its empty tags. */
-static void first_use(struct tlb_ctx *x)
+static void first_use(struct tlb *t, struct tlb_ctx *x)
 {
 	for (unsigned i = 0; i < TLB_ENTRIES; i++)
-		clear_entry(&x->e[i]);
+		clear_entry(t, x, i);
 }
 
 static void make_current(struct tlb *t, unsigned i)
@@ -93,9 +180,9 @@ void mmu_switch(struct cpu *c)
 			victim = i;
 	}
 	if (t->tag[victim].lru)
-		drop(&t->ctx[victim], 0);
+		drop(t, &t->ctx[victim], 0);
 	else
-		first_use(&t->ctx[victim]);
+		first_use(t, &t->ctx[victim]);
 	t->tag[victim] = want;
 	make_current(t, victim);
 }
@@ -118,7 +205,7 @@ int mmu_create(struct cpu *c)
 	}
 	for (unsigned i = 0; i < NTLB_ENTRIES; i++)
 		t->ntlb[i].at = TLB_EMPTY;
-	first_use(&t->ctx[0]);
+	first_use(t, &t->ctx[0]);
 	make_current(t, 0);
 	c->tlb = t;
 	return 0;
@@ -129,6 +216,8 @@ void mmu_destroy(struct cpu *c)
 	if (!c->tlb)
 		return;
 	free(c->tlb->maybe_written);
+	if (c->tlb->banks)
+		munmap(c->tlb->banks, BANKS_BYTES);
 	munmap(c->tlb, sizeof *c->tlb);
 	c->tlb = NULL;
 }
@@ -187,6 +276,7 @@ struct tlb_entry *tlb_insert(struct cpu *c, u64 la, u64 page, u32 perm)
 	}
 	u32 direct = tlb_direct(c, perm, e->frame);
 	e->perm = perm;
+	bank_drop(t, t->cur, i);
 	tlb_open(c, e, direct);
 	t->cur->used[i / 64] |= bit(i % 64);
 	note_large(t->cur, la, perm);
@@ -206,7 +296,7 @@ void mmu_flush_all(struct cpu *c)
 {
 	for (unsigned i = 0; i < TLB_CONTEXTS; i++)
 		if (c->tlb->tag[i].lru)
-			drop(&c->tlb->ctx[i], 0);
+			drop(c->tlb, &c->tlb->ctx[i], 0);
 	drop_ntlb(c->tlb, true, 0);
 }
 
@@ -215,7 +305,7 @@ void mmu_flush_vpid(struct cpu *c, u16 vpid, bool globals)
 	struct tlb *t = c->tlb;
 	for (unsigned i = 0; i < TLB_CONTEXTS; i++)
 		if (t->tag[i].valid && t->tag[i].vpid == vpid)
-			drop(&t->ctx[i], globals ? 0 : TLB_GLOBAL);
+			drop(t, &t->ctx[i], globals ? 0 : TLB_GLOBAL);
 }
 
 void mmu_flush_pcid(struct cpu *c, u16 vpid, u16 pcid)
@@ -223,7 +313,7 @@ void mmu_flush_pcid(struct cpu *c, u16 vpid, u16 pcid)
 	struct tlb *t = c->tlb;
 	for (unsigned i = 0; i < TLB_CONTEXTS; i++)
 		if (t->tag[i].valid && t->tag[i].vpid == vpid && t->tag[i].pcid == pcid)
-			drop(&t->ctx[i], TLB_GLOBAL);
+			drop(t, &t->ctx[i], TLB_GLOBAL);
 }
 
 void mmu_flush_current(struct cpu *c, bool globals)
@@ -240,34 +330,36 @@ void mmu_flush_npt(struct cpu *c, u64 npt_root)
 	struct tlb *t = c->tlb;
 	for (unsigned i = 0; i < TLB_CONTEXTS; i++)
 		if (t->tag[i].valid && t->tag[i].npt_root == npt_root)
-			drop(&t->ctx[i], 0);
+			drop(t, &t->ctx[i], 0);
 	drop_ntlb(t, false, npt_root);
 }
 
 /* Drops every entry whose address agrees with la above `shift` and that has one of the bits in `perm`. */
-static void drop_region(struct tlb_ctx *x, u64 la, unsigned shift, u32 perm)
+static void drop_region(struct tlb *t, struct tlb_ctx *x, u64 la, unsigned shift, u32 perm)
 {
+	bank_drop_jumps(t, x, ~(u64)0);
 	for (unsigned i = 0; i < array_len(x->used); i++)
 		for (u64 m = x->used[i]; m; m &= m - 1) {
 			struct tlb_entry *e = &x->e[64 * i + __builtin_ctzll(m)];
 			if (!((e->tag ^ la) >> shift) && (e->perm & perm)) {
-				clear_entry(e);
+				clear_entry(t, x, (unsigned)(e - x->e));
 				x->used[i] &= ~(m & -m);
 			}
 		}
 }
 
-static void drop_page(struct tlb_ctx *x, u64 la)
+static void drop_page(struct tlb *t, struct tlb_ctx *x, u64 la)
 {
 	unsigned i = INDEX(la);
+	bank_drop_jumps(t, x, bit((la >> 12) & 63));
 	if (x->e[i].tag == (la & PAGE_MASK)) {
-		clear_entry(&x->e[i]);
+		clear_entry(t, x, i);
 		x->used[i / 64] &= ~bit(i % 64);
 	}
 	if (unlikely(x->large & bit((la >> LARGE_SHIFT) & 63)))
-		drop_region(x, la, LARGE_SHIFT, TLB_LARGE);
+		drop_region(t, x, la, LARGE_SHIFT, TLB_LARGE);
 	if (unlikely(x->huge & bit((la >> HUGE_SHIFT) & 63)))
-		drop_region(x, la, HUGE_SHIFT, TLB_HUGE);
+		drop_region(t, x, la, HUGE_SHIFT, TLB_HUGE);
 }
 
 /* Of all PCIDs: the manual asks for the current one and for global entries of the others. */
@@ -276,7 +368,7 @@ void mmu_invlpg_vpid(struct cpu *c, u16 vpid, gva_t la)
 	struct tlb *t = c->tlb;
 	for (unsigned i = 0; i < TLB_CONTEXTS; i++)
 		if (t->tag[i].valid && t->tag[i].vpid == vpid)
-			drop_page(&t->ctx[i], la.v);
+			drop_page(t, &t->ctx[i], la.v);
 }
 
 void mmu_invlpg(struct cpu *c, gva_t la)
@@ -294,20 +386,22 @@ void mmu_flush_pkeys(struct cpu *c)
 				for (u64 m = x->used[k]; m; m &= m - 1) {
 					struct tlb_entry *e = &x->e[64 * k + __builtin_ctzll(m)];
 					if (e->perm & TLB_PKEY) {
-						clear_entry(e);
+						clear_entry(t, x, (unsigned)(e - x->e));
 						x->used[k] &= ~(m & -m);
 					}
 				}
 	}
 }
 
-static void write_protect(struct tlb_ctx *x, u64 frame)
+static void write_protect(struct tlb *t, struct tlb_ctx *x, u64 frame)
 {
 	for (unsigned k = 0; k < array_len(x->used); k++)
 		for (u64 m = x->used[k]; m; m &= m - 1) {
 			struct tlb_entry *e = &x->e[64 * k + __builtin_ctzll(m)];
-			if (e->frame == frame)
+			if (e->frame == frame) {
 				e->perm &= ~TLB_W_ALL;
+				bank_drop(t, x, (unsigned)(e - x->e));
+			}
 		}
 }
 
@@ -318,6 +412,6 @@ void mmu_write_protect(struct cpu *c, u64 frame)
 		return;
 	for (unsigned i = 0; i < TLB_CONTEXTS; i++)
 		if (t->maybe_written[frame] & (1u << (i & 7)))
-			write_protect(&t->ctx[i], frame);
+			write_protect(t, &t->ctx[i], frame);
 	t->maybe_written[frame] = 0;
 }

@@ -18,19 +18,23 @@
 #define MAX_SLOTS (BLOCK_MAX_INSNS + 2)
 
 /* ---- lifetime ---- */
+/* All vCPUs together stay within what a VM process may hold beside its guest's memory; a full arena is emptied. */
+static u64 arena_bytes(const struct cpu *c) { return align_down(max_u64(ARENA_TOTAL / max_u64(c->ncpus, 1), ARENA_MIN), PAGE_SIZE); }
+
 int block_cache_create(struct cpu *c)
 {
 	struct interp *e = interp_of(c);
+	e->arena_bytes = arena_bytes(c);
 	e->nframes = c->mem->frames;
 	e->hash = calloc(HASH_SIZE, sizeof *e->hash);
 	e->frame_blocks = calloc(e->nframes, sizeof *e->frame_blocks);
 	e->scratch = calloc(1, BLOCK_BYTES(MAX_SLOTS));
-	e->arena = mmap(NULL, ARENA_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	e->arena = mmap(NULL, e->arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (!e->hash || !e->frame_blocks || !e->scratch || e->arena == MAP_FAILED) {
 		log_error("cannot get memory for decoded blocks of vCPU %u", c->index);
 		return -ENOMEM;
 	}
-	madvise(e->arena, ARENA_BYTES, MADV_HUGEPAGE);
+	madvise(e->arena, e->arena_bytes, MADV_HUGEPAGE);
 	isa_decoder_init(&e->dec, cpu_has(c, FEAT_BMI1), cpu_has(c, FEAT_LZCNT));
 	return 0;
 }
@@ -42,7 +46,7 @@ void block_cache_destroy(struct cpu *c)
 	free(e->frame_blocks);
 	free(e->scratch);
 	if (e->arena && e->arena != MAP_FAILED)
-		munmap(e->arena, ARENA_BYTES);
+		munmap(e->arena, e->arena_bytes);
 }
 
 static void reset(struct cpu *c)
@@ -54,6 +58,8 @@ static void reset(struct cpu *c)
 	e->arena_used = 0;
 	e->reset_wanted = false;
 	vec_reset(c);
+	if (e->hooks)
+		e->hooks->reset(c);
 }
 
 /* ---- hash ---- */
@@ -93,8 +99,9 @@ static void unlink_frame(struct interp *e, struct block *b, u32 frame)
 }
 
 /* A frame without live blocks must have an empty list: claim() relies on it. */
-static void kill_block(struct interp *e, struct block *b)
+static void kill_block(struct cpu *c, struct block *b)
 {
+	struct interp *e = interp_of(c);
 	struct block **p = &e->hash[hash_slot(b->key)];
 	while (*p && *p != b)
 		p = &(*p)->hash_next;
@@ -104,8 +111,11 @@ static void kill_block(struct interp *e, struct block *b)
 	if (b->frame[1] != NO_FRAME && b->frame[1] != b->frame[0])
 		unlink_frame(e, b, b->frame[1]);
 	b->key = BLOCK_DEAD_KEY;
+	b->first = h_dead;
 	for (unsigned k = 0; k < b->slots; k++)
 		b->insn[k].fn = h_dead;
+	if (e->hooks)
+		e->hooks->killed(c, b);
 }
 
 static bool overlaps(const struct block *b, u32 frame, unsigned first, unsigned last)
@@ -124,7 +134,7 @@ void block_forget(struct cpu *c, u64 frame, unsigned first, unsigned last)
 	for (struct block *b = e->frame_blocks[frame], *after; b; b = after) {
 		after = *frame_link(b, (u32)frame);
 		if (overlaps(b, (u32)frame, first, last)) {
-			kill_block(e, b);
+			kill_block(c, b);
 			c->stats.code_invalidations++;
 		}
 	}
@@ -136,7 +146,7 @@ void block_forget_all(struct cpu *c)
 	struct interp *e = interp_of(c);
 	for (unsigned s = 0; s < HASH_SIZE; s++)
 		while (e->hash[s])
-			kill_block(e, e->hash[s]);
+			kill_block(c, e->hash[s]);
 	e->reset_wanted = true;
 }
 
@@ -146,8 +156,9 @@ static unsigned first_slot(const struct block *b) { return b->frame[1] != NO_FRA
 void interp_uncount(struct cpu *c, const struct insn *i, bool done)
 {
 	const struct block *b = interp_of(c)->cur;
-	unsigned slot = (unsigned)(i - b->insn), first = first_slot(b);
-	unsigned ran = (slot < first ? 0 : slot - first) + done;
+	unsigned ran = done;
+	for (unsigned k = first_slot(b); k < b->slots && b->insn[k].off < i->off; k++) /* i may be a copy */
+		ran++;
 	if (ran < b->n)
 		c->icount -= b->n - ran;
 }
@@ -235,7 +246,7 @@ static void start_block(struct block *b, u64 key, u32 frame, unsigned off)
 static struct block *arena_room(struct cpu *c)
 {
 	struct interp *e = interp_of(c);
-	if (e->arena_used + BLOCK_BYTES(MAX_SLOTS) > ARENA_BYTES)
+	if (e->arena_used + BLOCK_BYTES(MAX_SLOTS) > e->arena_bytes)
 		return NULL;
 	return (struct block *)(e->arena + e->arena_used);
 }
@@ -246,6 +257,8 @@ static struct block *commit(struct cpu *c, struct block *b)
 	e->arena_used += BLOCK_BYTES(b->slots);
 	insert(e, b);
 	c->stats.decodes += b->n;
+	if (e->hooks)
+		e->hooks->built(c, b);
 	return b;
 }
 
@@ -336,7 +349,7 @@ enum step h_cross(struct cpu *c, const struct insn *i)
 		return STEP_FAULT;
 	if (likely(t->frame == b->frame[1]))
 		return next(c, i);
-	kill_block(interp_of(c), b);
+	kill_block(c, b);
 	interp_uncount(c, i, false);
 	return STEP_END;
 }
@@ -387,6 +400,17 @@ static struct block *build(struct cpu *c, u64 key, u64 la, const struct tlb_entr
 }
 
 /* ---- finding ---- */
+struct block *block_peek(struct cpu *c, u64 rip)
+{
+	struct interp *e = interp_of(c);
+	const struct tlb_entry *t = mmu_hit(c, rip, e->xneed);
+	if (!t)
+		return NULL;
+	u64 key = block_key(t->frame, rip, c->mode);
+	struct block *b = e->jump[jump_slot(key)];
+	return b && b->key == key ? b : NULL;
+}
+
 noinline struct block *block_find(struct cpu *c)
 {
 	struct interp *e = interp_of(c);

@@ -5,21 +5,29 @@
 #include <errno.h>
 #include <stdlib.h>
 
+int interp_init(struct cpu *c, struct interp *e)
+{
+	c->engine = e;
+	return block_cache_create(c);
+}
+
+void interp_fini(struct cpu *c)
+{
+	block_cache_destroy(c);
+	vec_destroy(c);
+}
+
 static int interp_create(struct cpu *c)
 {
 	struct interp *e = calloc(1, sizeof *e);
-	if (!e)
-		return -ENOMEM;
-	c->engine = e;
-	return block_cache_create(c);
+	return e ? interp_init(c, e) : -ENOMEM;
 }
 
 static void interp_destroy(struct cpu *c)
 {
 	if (!c->engine)
 		return;
-	block_cache_destroy(c);
-	vec_destroy(c);
+	interp_fini(c);
 	free(c->engine);
 	c->engine = NULL;
 }
@@ -38,7 +46,7 @@ static void uncount_fault(struct cpu *c)
 		}
 }
 
-static void interp_run(struct cpu *c, struct exit_record *out)
+void interp_run(struct cpu *c, struct exit_record *out)
 {
 	struct interp *e = interp_of(c);
 	for (;;) {

@@ -27,23 +27,35 @@ struct block {
 	u16 off, bytes;              /* place in frame[0] */
 	u16 n;                       /* guest instructions */
 	u16 slots;                   /* insn[] used, sentinel included */
+	u16 heat;                    /* the hooks' own: entries so far */
+	insn_fn *first;              /* the hooks' own: handler of insn[0] when they have put theirs there */
+	void *code;                  /* the hooks' own: host code */
 	struct insn insn[];
 };
 #define NO_FRAME (~0u)
 
 #define JUMP_CACHE 8192
 #define HASH_SIZE 65536
-#define ARENA_BYTES (96 * MiB)
+#define ARENA_TOTAL (40 * MiB)
+#define ARENA_MIN (4 * MiB)
+
+/* Another engine on top of this one: told about blocks. NULL members: not interested. */
+struct interp_hooks {
+	void (*built)(struct cpu *c, struct block *b);
+	void (*killed)(struct cpu *c, struct block *b); /* its bytes are about to change; handlers are dead already */
+	void (*reset)(struct cpu *c);                   /* all blocks go away */
+};
 
 struct interp {
 	struct block *cur;            /* running */
+	const struct interp_hooks *hooks;
 	u32 xneed;                    /* TLB bit that instruction fetch needs at this CPL */
 	bool reset_wanted;            /* all blocks are dead; empty the arena at the next lookup */
 	struct block **hash;
 	struct block **frame_blocks;  /* per frame: blocks with bytes in it */
 	u64 nframes;
 	u8 *arena;
-	size_t arena_used;
+	size_t arena_used, arena_bytes;
 	struct isa_decoder dec;
 	struct block *scratch;        /* for code that must not be cached */
 	struct block *jump[JUMP_CACHE];
@@ -54,11 +66,18 @@ static must_inline struct interp *interp_of(const struct cpu *c) { return c->eng
 static must_inline u64 block_key(u32 frame, u64 la, u32 mode) { return (u64)frame << 20 | (la & 0xfff) << 8 | mode; }
 static must_inline u32 jump_slot(u64 key) { return (u32)((key >> 8) ^ (key >> 19)) & (JUMP_CACHE - 1); }
 
+/* engine.c: for engines that contain this one. e is zeroed memory; it becomes c->engine. */
+int interp_init(struct cpu *c, struct interp *e);
+void interp_fini(struct cpu *c);
+void interp_run(struct cpu *c, struct exit_record *out);
+
 /* block.c */
 int block_cache_create(struct cpu *c);
 void block_cache_destroy(struct cpu *c);
 /* The block at CS:cpu->rip, decoded if need be. NULL: cpu->fault is set. */
 struct block *block_find(struct cpu *c);
+/* The block at rip in 64-bit mode if the TLB and the jump cache know it, else NULL. */
+struct block *block_peek(struct cpu *c, u64 rip);
 void block_forget(struct cpu *c, u64 frame, unsigned first_line, unsigned last_line);
 void block_forget_all(struct cpu *c);
 insn_fn h_dead, h_cross, h_ud, h_too_long, h_sentinel, h_sentinel_chain;

@@ -91,6 +91,7 @@ insn_fn *sel_mov(const struct form *f, struct insn *o)
 
 	if (c0 == ZYDIS_REGCLASS_CONTROL || c1 == ZYDIS_REGCLASS_CONTROL || c0 == ZYDIS_REGCLASS_DEBUG || c1 == ZYDIS_REGCLASS_DEBUG)
 		return sel_sys(f, o);
+	o->src2 = SEL_MOV_SPECIAL;
 	if (c0 == ZYDIS_REGCLASS_SEGMENT)
 		return o->dst == SEG_CS ? h_ud : h_mov_to_seg;
 	if (c1 == ZYDIS_REGCLASS_SEGMENT)
@@ -99,6 +100,7 @@ insn_fn *sel_mov(const struct form *f, struct insn *o)
 		o->aux8 = f->m0;
 		return h_moffs;
 	}
+	o->src2 = 0;
 	if (f->m0)
 		return f->i1 ? mi[f->ea][f->sz] : mr[f->ea][f->sz];
 	if (f->m1)
@@ -126,7 +128,12 @@ EXT(movsx, u16, i16, u32, i32) EXT(movsx, u16, i16, u64, i64) EXT(movsx, u32, i3
 #define EXT_SET(name, S, D) { h_##name##_rr_##S##_##D, { h_##name##_rm_##S##_##D##_bd, h_##name##_rm_##S##_##D##_x, h_##name##_rm_##S##_##D##_g } }
 struct ext_set { insn_fn *rr, *rm[3]; };
 
-static insn_fn *pick_ext(const struct form *f, const struct ext_set *s) { return f->m1 ? s->rm[f->ea] : s->rr; }
+/* aux8: bytes of the source. */
+static insn_fn *pick_ext(const struct form *f, struct insn *o, const struct ext_set *s)
+{
+	o->aux8 = f->in->op[1].size / 8;
+	return f->m1 ? s->rm[f->ea] : s->rr;
+}
 
 /* [source 8 or 16 bits][destination size]; 16 to 16 is a plain 16-bit move. */
 insn_fn *sel_movzx(const struct form *f, struct insn *o)
@@ -135,7 +142,7 @@ insn_fn *sel_movzx(const struct form *f, struct insn *o)
 		{ { NULL }, EXT_SET(movzx, u8, u16), EXT_SET(movzx, u8, u32), EXT_SET(movzx, u8, u64) },
 		{ { NULL }, { h_mov_rr_u16, { h_mov_rm_u16_bd, h_mov_rm_u16_x, h_mov_rm_u16_g } }, EXT_SET(movzx, u16, u32), EXT_SET(movzx, u16, u64) },
 	};
-	return pick_ext(f, &z[f->in->op[1].size == 16][f->sz]);
+	return pick_ext(f, o, &z[f->in->op[1].size == 16][f->sz]);
 }
 
 insn_fn *sel_movsx(const struct form *f, struct insn *o)
@@ -144,7 +151,7 @@ insn_fn *sel_movsx(const struct form *f, struct insn *o)
 		{ { NULL }, EXT_SET(movsx, u8, u16), EXT_SET(movsx, u8, u32), EXT_SET(movsx, u8, u64) },
 		{ { NULL }, { h_mov_rr_u16, { h_mov_rm_u16_bd, h_mov_rm_u16_x, h_mov_rm_u16_g } }, EXT_SET(movsx, u16, u32), EXT_SET(movsx, u16, u64) },
 	};
-	return pick_ext(f, &z[f->in->op[1].size == 16][f->sz]);
+	return pick_ext(f, o, &z[f->in->op[1].size == 16][f->sz]);
 }
 
 /* Without REX.W it is a plain move of the operand size. */
@@ -156,7 +163,7 @@ insn_fn *sel_movsxd(const struct form *f, struct insn *o)
 		{ h_mov_rr_u32, { h_mov_rm_u32_bd, h_mov_rm_u32_x, h_mov_rm_u32_g } },
 		EXT_SET(movsx, u32, u64),
 	};
-	return pick_ext(f, &z[f->sz]);
+	return pick_ext(f, o, &z[f->sz]);
 }
 
 /* ---- LEA ---- */

@@ -200,6 +200,7 @@ insn_fn *sel_imul(const struct form *f, struct insn *o)
 	unsigned explicit_ops = 0;
 	for (unsigned k = 0; k < f->in->zi.operand_count; k++)
 		explicit_ops += f->in->op[k].visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT;
+	o->src2 = explicit_ops;
 	if (explicit_ops == 1) {
 		o->aux8 = MUL_IMUL;
 		return h_mul;

@@ -4,6 +4,9 @@
 
 #include "interp/interp.h"
 
+/* insn.src2 of a MOV or POP that is not between general registers, memory and immediates. */
+#define SEL_MOV_SPECIAL 0xff
+
 enum alu_op { ALU_ADD, ALU_OR, ALU_ADC, ALU_SBB, ALU_AND, ALU_SUB, ALU_XOR, ALU_CMP, ALU_TEST };
 enum unary_op { UN_INC, UN_DEC, UN_NEG, UN_NOT };
 enum shift_op { SH_ROL, SH_ROR, SH_RCL, SH_RCR, SH_SHL, SH_SHR, SH_SAR };

@@ -260,8 +260,10 @@ insn_fn *sel_push(const struct form *f, struct insn *o)
 
 insn_fn *sel_pop(const struct form *f, struct insn *o)
 {
-	if (is_seg(f))
+	if (is_seg(f)) {
+		o->src2 = SEL_MOV_SPECIAL;
 		return h_pop_seg;
+	}
 	o->aux8 = f->m0;
 	return !f->m0 && (f->mode & MODE_L) && o->opsize == 8 ? h_pop64_r : h_pop;
 }

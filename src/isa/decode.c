@@ -162,7 +162,7 @@ bool isa_fill(const struct isa_insn *in, unsigned off, struct insn *out)
 				continue;
 			}
 			fill_mem(o, out);
-			out->flags |= INSN_MEM;
+			out->flags |= INSN_MEM | (k == 0 ? INSN_M0 : 0);
 			if (out->base == GPR_BLOCK_RIP) {
 				i64 d = o->mem.disp.value + off + zi->length;
 				out->disp = (i32)d;
@@ -178,6 +178,7 @@ bool isa_fill(const struct isa_insn *in, unsigned off, struct insn *out)
 				*regs[k] = isa_reg(o->reg.value);
 		} else {
 			fill_imm(o, !imm_seen, out);
+			out->flags |= o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? INSN_IMM : 0;
 			imm_seen = true;
 		}
 	}

@@ -28,6 +28,8 @@ enum seg_reg { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_COUNT };
 #define INSN_MEM   BIT(3) /* has an explicit memory operand (base/index/scale/disp/seg) */
 #define INSN_RIPREL BIT(4)
 #define INSN_SEGOVR BIT(5) /* seg came from an override prefix */
+#define INSN_M0    BIT(6) /* the first operand is the memory operand */
+#define INSN_IMM   BIT(7) /* imm holds an immediate operand */
 
 struct insn {
 	insn_fn *fn;

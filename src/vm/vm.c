@@ -232,12 +232,23 @@ static int create_cpus(struct vm *vm)
 	return 0;
 }
 
+const struct engine_ops *vm_engine(const char *name)
+{
+	static const struct { const char *name; const struct engine_ops *ops; } engines[] = {
+		{ "auto", &interp_engine }, { "interp", &interp_engine }, { "jit", &jit_engine },
+	};
+	for (unsigned i = 0; i < array_len(engines); i++)
+		if (!strcmp(name, engines[i].name))
+			return engines[i].ops;
+	return NULL;
+}
+
 int vm_create(struct vm *vm, const struct vm_config *cfg)
 {
 	memset(vm, 0, sizeof *vm);
 	vm->cfg = *cfg;
 	vm->ncpus = cfg->cpus;
-	vm->engine = &interp_engine;
+	vm->engine = cfg->engine ? vm_engine(cfg->engine) : &interp_engine;
 	vm->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (vm->event_fd < 0) {
 		log_error("eventfd: %s", strerror(errno));

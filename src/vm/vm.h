@@ -23,7 +23,7 @@ struct vm_config {
 	unsigned cpus;
 	bool nested;
 	const char *cpu_model;
-	const char *engine;                   /* auto, interp */
+	const char *engine;                   /* as vm_engine() knows it; NULL: auto */
 	enum vm_serial serial;
 	const char *serial_path;
 	const char *disks[VM_MAX_DISKS];
@@ -106,6 +106,8 @@ void vm_save_state(struct vm *vm, struct state_buf *b);
 enum vm_time { VM_TIME_LOADED, VM_TIME_GOES_ON /* RESET: the virtual clock never goes back */ };
 int vm_load_state(struct vm *vm, const struct state_buf *b, enum vm_time time);
 
+/* auto, interp, jit; NULL: no such engine. */
+const struct engine_ops *vm_engine(const char *name);
 void vm_print_stats(struct vm *vm, FILE *out);
 
 /* ---- vcpu.c ---- */

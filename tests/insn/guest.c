@@ -30,6 +30,7 @@
 #define PTE_U BIT(2)
 #define PTE_NX BIT(63)
 
+static const struct engine_ops *engine = &interp_engine;
 static struct mem mem;
 static struct clock clock_;
 static pthread_mutex_t device_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -45,7 +46,7 @@ static u64 mmio_read(void *vm, u64 at, unsigned size) { return ~(u64)0; }
 static void mmio_write(void *vm, u64 at, u64 value, unsigned size) {}
 static void claim_code(void *vm, struct cpu *c, u64 frame) { mmu_write_protect(c, frame); }
 static void service_code(void *vm, struct cpu *c) { cpu_unpend(c, PEND_CODE); }
-static void code_written(void *opaque, u64 frame, unsigned first, unsigned last) { interp_engine.forget(cpu, frame, first, last); }
+static void code_written(void *opaque, u64 frame, unsigned first, unsigned last) { engine->forget(cpu, frame, first, last); }
 
 static void poke(u64 at, u64 v, unsigned size) { mem_write(&mem, gpa(at), &v, size); }
 static u64 peek(u64 at) { return mem_read_le(&mem, gpa(at), 8); }
@@ -122,6 +123,13 @@ static void build_state(void)
 	mmu_switch(cpu);
 }
 
+bool guest_engine(const char *name)
+{
+	engine = !strcmp(name, "jit") ? &jit_engine : &interp_engine;
+	jit_hot = 0; /* each case runs once */
+	return engine == &jit_engine || !strcmp(name, "interp");
+}
+
 int guest_init(void)
 {
 	int err = mem_init(&mem, RAM);
@@ -138,7 +146,7 @@ int guest_init(void)
 	cpu->io = &io;
 	cpu->model = cpu_model_make("fast", false, 1, 2000000);
 	cpu->tsc_khz = 2000000;
-	if ((err = mmu_create(cpu)) || (err = interp_engine.create(cpu)))
+	if ((err = mmu_create(cpu)) || (err = engine->create(cpu)))
 		return err;
 	mem_add_listener(&mem, (struct mem_listener){ code_written, NULL });
 	cpu_reset(cpu);
@@ -228,9 +236,9 @@ bool guest_run(const struct ocase *k, struct ostate *out, u8 memory[O_DATA_SIZE]
 	memset(out, 0, sizeof(*out));
 	load(k);
 	do
-		interp_engine.run(cpu, &x);
+		engine->run(cpu, &x);
 	while (x.kind == EXIT_KICK);
-	interp_engine.sync(cpu);
+	engine->sync(cpu);
 	vector = (cpu->arch.rip - 1 - KERNEL - HANDLERS) / 16;
 	if (x.kind != EXIT_HALT || vector > 31) {
 		printf("vCPU: %s, rip %#llx: %s\n", x.kind == EXIT_HALT ? "halted" : "shut down", (unsigned long long)cpu->arch.rip, cpu->death);

@@ -18,7 +18,7 @@ static struct {
 static void usage(FILE *to)
 {
 	fprintf(to, "usage: oracle [--seed N] [--start N] [--count N] [--seconds N] [--only CLASS[,CLASS]] [--mnemonic NAME] [--mode 64|32|16]\n"
-	            "              [--case SEED] [--max-failures N] [--list]\n"
+	            "              [--case SEED] [--max-failures N] [--list] [--engine interp|jit]\n"
 	            "Runs random instructions on this machine's CPU and on nestbox's, and compares everything.\n"
 	            "--case repeats one case by the seed it was reported with (with the same --only, --mnemonic and --mode). Classes:");
 	for (unsigned c = 0; c < O_CLASSES; c++)
@@ -49,7 +49,7 @@ static void parse(int argc, char **argv)
 {
 	static const struct option longs[] = {
 		{ "seed", 1, 0, 's' }, { "start", 1, 0, 'S' }, { "count", 1, 0, 'n' }, { "seconds", 1, 0, 't' }, { "only", 1, 0, 'o' },
-		{ "mnemonic", 1, 0, 'm' }, { "case", 1, 0, 'c' }, { "mode", 1, 0, 'M' }, { "max-failures", 1, 0, 'f' }, { "list", 0, 0, 'l' }, { "help", 0, 0, 'h' }, { 0 },
+		{ "mnemonic", 1, 0, 'm' }, { "case", 1, 0, 'c' }, { "mode", 1, 0, 'M' }, { "max-failures", 1, 0, 'f' }, { "list", 0, 0, 'l' }, { "engine", 1, 0, 'e' }, { "help", 0, 0, 'h' }, { 0 },
 	};
 	int o;
 
@@ -65,6 +65,11 @@ static void parse(int argc, char **argv)
 		case 'M': opt.modes = 1u << (atoi(optarg) == 16 ? O_16 : atoi(optarg) == 32 ? O_32 : O_64); break;
 		case 'f': opt.max_failures = (unsigned)atoi(optarg); break;
 		case 'l': opt.list = true; break;
+		case 'e':
+			if (guest_engine(optarg))
+				break;
+			usage(stderr);
+			exit(2);
 		case 'h': usage(stdout); exit(0);
 		default: usage(stderr); exit(2);
 		}

@@ -85,6 +85,8 @@ void gen_state(struct ocase *k); /* registers, FPU and memory for the decoded in
 /* ---- the two CPUs ---- */
 int native_init(void);
 void native_run(const struct ocase *k, struct ostate *out, u8 mem[O_DATA_SIZE]);
+/* Before guest_init: interp (default) or jit. */
+bool guest_engine(const char *name);
 int guest_init(void);
 bool guest_shows(ZydisISASet set);
 /* False: the vCPU did something that is not an instruction's outcome; why is printed. */

@@ -1,23 +1,30 @@
 #include "interp_rig.h"
 
 #include <ctype.h>
+#include <stdlib.h>
+
+/* NESTBOX_TEST_ENGINE=jit runs the same tests on translated code. */
+static const struct engine_ops *engine;
 
 static void code_written(void *o, u64 frame, unsigned first, unsigned last)
 {
 	struct core *r = o;
-	interp_engine.forget(r->cpu, frame, first, last);
+	engine->forget(r->cpu, frame, first, last);
 }
 
 void interp_open(struct core *r, enum core_mode mode)
 {
+	const char *name = getenv("NESTBOX_TEST_ENGINE");
+	engine = name && !strcmp(name, "jit") ? &jit_engine : &interp_engine;
+	jit_hot = 0;
 	core_open(r, mode);
-	assert_int_equal(interp_engine.create(r->cpu), 0);
+	assert_int_equal(engine->create(r->cpu), 0);
 	assert_int_equal(mem_add_listener(&r->mem, (struct mem_listener){ code_written, r }), 0);
 }
 
 void interp_close(struct core *r)
 {
-	interp_engine.destroy(r->cpu);
+	engine->destroy(r->cpu);
 	core_close(r);
 }
 
@@ -40,11 +47,11 @@ void interp_go(struct core *r, u64 at)
 	struct exit_record out = { 0 };
 	r->cpu->arch.activity = ACT_ACTIVE;
 	r->cpu->arch.rip = at - r->cpu->arch.seg[SEG_CS].base;
-	interp_engine.run(r->cpu, &out);
+	engine->run(r->cpu, &out);
 	if (out.kind != EXIT_HALT)
 		print_message("death: %s\n", r->cpu->death);
 	assert_int_equal(out.kind, EXIT_HALT);
-	interp_engine.sync(r->cpu);
+	engine->sync(r->cpu);
 }
 
 void interp_do(struct core *r, const char *hex)

@@ -1,0 +1,230 @@
+/* The engine: when to translate, how to get into host code, and what happens where it leaves. */
+#include "jit/jit.h"
+#include <cpuid.h>
+#include <errno.h>
+#include <stdlib.h>
+
+unsigned jit_hot = 12;
+
+/* ---- getting in ---- */
+static const struct block *running(const struct cpu *c) { return jit_of(c)->in.cur; }
+
+static void set_left(struct cpu *c)
+{
+	struct jit *j = jit_of(c);
+	j->base = c->budget_end;
+	j->hot->left = j->base - c->icount;
+	j->hot->bank = mmu_bank(c);
+}
+
+static enum step resume(struct cpu *c, const struct insn *i)
+{
+	const struct block *b = running(c);
+	return (i == b->insn ? b->first : i->fn)(c, i);
+}
+
+/* Handler of a translated block's first instruction. */
+enum step jit_h_enter(struct cpu *c, const struct insn *i)
+{
+	struct jit *j = jit_of(c);
+	struct block *b = j->in.cur;
+	u64 rip = c->arch.gpr[GPR_BLOCK_RIP];
+	c->icount -= b->n; /* host code counts for itself */
+	for (;;) {
+		struct code *k = b->code;
+		set_left(c);
+		j->hot->lazy_op = 0;
+		j->resume = NULL;
+		j->link = NULL;
+		j->step = STEP_END;
+		j->stats.entries++;
+		((void (*)(void *, u64))j->enter)(k->far, rip);
+		if (j->resume)
+			return resume(c, j->resume);
+		if (j->step != STEP_END || cpu_must_service(c))
+			return j->step;
+		rip = c->arch.rip;
+		b = block_peek(c, rip);
+		if (!b)
+			return STEP_END;
+		if (!b->code)
+			return block_enter(c, b, rip);
+		if (j->link)
+			jit_link(j->link, b);
+	}
+}
+
+/* Handler of the first instruction of a block that is not hot yet. */
+enum step jit_h_count(struct cpu *c, const struct insn *i)
+{
+	struct block *b = jit_of(c)->in.cur;
+	if (likely(++b->heat < jit_hot))
+		return b->first(c, i);
+	if (jit_translate(c, b)) {
+		b->insn[0].fn = jit_h_enter;
+		return jit_h_enter(c, i);
+	}
+	b->insn[0].fn = b->first;
+	return b->first(c, i);
+}
+
+/* ---- getting out ---- */
+static void settle_flags(struct cpu *c, const struct site *s)
+{
+	struct hot *h = jit_of(c)->hot;
+	const struct recipe *r = &s->recipe;
+	if (s->live)
+		c->arch.cc = jit_flags(r->op, r->size, c->arch.gpr[r->a], r->imm ? (u64)(i64)r->v : c->arch.gpr[r->b], c->arch.cc);
+	else if (h->lazy_op)
+		c->arch.cc = jit_flags(h->lazy_op >> 4, h->lazy_op & 15, h->lazy_a, h->lazy_b, c->arch.cc);
+	h->lazy_op = 0;
+}
+
+/* As the interpreter wants it in the middle of the site's block. */
+static void settle(struct cpu *c, struct site *s)
+{
+	struct jit *j = jit_of(c);
+	settle_flags(c, s);
+	c->icount = j->base - j->hot->left;
+	j->in.cur = s->block;
+	c->arch.gpr[GPR_BLOCK_RIP] = j->hot->page + s->block->off;
+}
+
+static u8 *leave_to(struct cpu *c, struct site *s)
+{
+	settle(c, s);
+	jit_of(c)->resume = &s->block->insn[s->slot];
+	return NULL;
+}
+
+static u8 *leave_at(struct cpu *c, struct site *s, u64 rip)
+{
+	settle(c, s);
+	c->arch.rip = rip;
+	return NULL;
+}
+
+static u8 *on_miss(struct cpu *c, struct site *s)
+{
+	struct jit *j = jit_of(c);
+	struct hot *h = j->hot;
+	const struct tlb_fast *f = (const struct tlb_fast *)((u8 *)h->bank + h->s1);
+	bool write = s->kind == SITE_WRITE;
+	u64 la = h->s0 ^ (write ? f->w : f->r), len = s->size;
+	j->stats.misses++;
+	if ((la & 0xfff) + s->size <= PAGE_SIZE && cpu_canonical(la)) {
+		c->icount = j->base - h->left;
+		c->arch.rip = h->page + s->block->off + s->block->insn[s->slot].off;
+		if (mmu_span(c, la, write, &len)) {
+			mmu_bank_fill(c, mmu_hit(c, la, 0));
+			return s->retry;
+		}
+	}
+	j->stats.slow++;
+	return leave_to(c, s);
+}
+
+static u8 *on_jump(struct cpu *c, struct site *s)
+{
+	struct jit *j = jit_of(c);
+	u64 rip = j->hot->s0;
+	j->stats.jumps++;
+	if (cpu_canonical(rip) && c->acc_class != 3) {
+		struct block *b = block_peek(c, rip);
+		if (b && b->code) {
+			mmu_bank_jump(c, rip, ((struct code *)b->code)->far);
+			return s->retry;
+		}
+	}
+	if (!s->far)
+		return leave_to(c, s);
+	u16 op = s->block->insn[s->slot].op;
+	if (cpu_canonical(rip) || !s->block->insn[s->slot].disp)
+		return leave_at(c, s, rip);
+	if (op == ZYDIS_MNEMONIC_CALL) /* faults before RSP moves */
+		c->arch.gpr[GPR_RSP] += 8;
+	return leave_to(c, s);
+}
+
+static u8 *on_helper(struct cpu *c, struct site *s)
+{
+	struct jit *j = jit_of(c);
+	const struct insn *i = s->helper.insn;
+	j->stats.helper_calls++;
+	settle(c, s);
+	enum step step = i->fn(c, i);
+	if (step != STEP_GO) {
+		j->step = step;
+		return NULL;
+	}
+	if (unlikely(cpu_must_service(c) || s->block->key == BLOCK_DEAD_KEY)) {
+		interp_uncount(c, i, true);
+		c->arch.rip = insn_next_rip(c, i);
+		return NULL;
+	}
+	set_left(c);
+	return s->retry;
+}
+
+enum step jit_h_return(struct cpu *c, const struct insn *i) { return STEP_GO; }
+
+u8 *jit_on_site(struct cpu *c, struct site *s)
+{
+	struct jit *j = jit_of(c);
+	switch ((enum site_kind)s->kind) {
+	case SITE_READ:
+	case SITE_WRITE: return on_miss(c, s);
+	case SITE_JUMP: return on_jump(c, s);
+	case SITE_RESUME: return leave_to(c, s);
+	case SITE_LINK:
+		j->link = s;
+		return leave_at(c, s, j->hot->page + (u64)(i64)s->link.off);
+	case SITE_HELPER: return on_helper(c, s);
+	case SITE_FLAGS: settle_flags(c, s); return s->retry;
+	case SITE_GONE:
+		settle_flags(c, s);
+		c->icount = j->base - j->hot->left;
+		c->arch.rip = j->hot->s0;
+		return NULL;
+	}
+	return NULL;
+}
+
+/* ---- lifetime ---- */
+static int jit_create(struct cpu *c)
+{
+	struct jit *j = calloc(1, sizeof *j);
+	if (!j)
+		return -ENOMEM;
+	__builtin_cpu_init();
+	j->avx = __builtin_cpu_supports("avx2");
+	j->bmi2 = __builtin_cpu_supports("bmi2");
+	int err = interp_init(c, &j->in);
+	if (!err)
+		err = mmu_banks_create(c);
+	if (!err)
+		err = jit_cache_create(c);
+	if (!err)
+		j->in.hooks = &jit_hooks;
+	return err;
+}
+
+static void jit_destroy(struct cpu *c)
+{
+	if (!c->engine)
+		return;
+	interp_fini(c);
+	jit_cache_destroy(c);
+	free(c->engine);
+	c->engine = NULL;
+}
+
+const struct engine_ops jit_engine = {
+	.name = "jit",
+	.create = jit_create,
+	.destroy = jit_destroy,
+	.run = interp_run,
+	.forget = block_forget,
+	.forget_all = block_forget_all,
+	.sync = vec_sync,
+};

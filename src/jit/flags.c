@@ -1,0 +1,201 @@
+/* Where the guest's arithmetic flags are while host code runs. Three places, any of which may hold them at once:
+ *  - the host's own flags, until something else changes them;
+ *  - a recipe: the instruction that set them and operands that still exist, so that they can be computed again, by host code or, at a place that
+ *    leaves host code, by C;
+ *  - memory: arch.cc, or "lazily" as operation and operands in struct hot, from which C makes arch.cc when somebody asks. */
+#include "jit/tr.h"
+
+/* ---- computing ---- */
+#define BIN(T, sfx, con, ins) do { T x_ = (T)a; asm(ins sfx " %2, %0\n\tlahf\n\tseto %%al" : "+" con(x_), "=&a"(f) : con((T)b) : "cc"); } while (0)
+#define UN(T, sfx, con, ins) do { T x_ = (T)a; asm(ins sfx " %0\n\tlahf\n\tseto %%al" : "+" con(x_), "=&a"(f) : : "cc"); } while (0)
+#define SIZED(M, ins) switch (size) { \
+	case 1: M(u8, "b", "q", ins); break; \
+	case 2: M(u16, "w", "r", ins); break; \
+	case 4: M(u32, "l", "r", ins); break; \
+	default: M(u64, "q", "r", ins); }
+
+u16 jit_flags(unsigned op, unsigned size, u64 a, u64 b, u16 old)
+{
+	u16 f = 0;
+	switch (op) {
+	case RC_ADD: a -= b; SIZED(BIN, "add") break;
+	case RC_SUB: a += b; SIZED(BIN, "sub") break;
+	case RC_CMP: SIZED(BIN, "cmp") break;
+	case RC_TEST: SIZED(BIN, "test") break;
+	case RC_LOGIC: b = a; SIZED(BIN, "test") break;
+	case RC_NEG: a = -a; SIZED(UN, "neg") break;
+	case RC_INC: a -= 1; SIZED(UN, "inc") f = (f & ~CC_CF) | (old & CC_CF); break;
+	case RC_DEC: a += 1; SIZED(UN, "dec") f = (f & ~CC_CF) | (old & CC_CF); break;
+	}
+	return f;
+}
+
+/* ---- state ---- */
+unsigned tr_live(const struct tr *t) { return t->live[t->k]; }
+
+void tr_flags_set(struct tr *t, struct recipe rc)
+{
+	t->host = F_ALL;
+	t->mem = false;
+	t->rc = rc;
+	t->fresh = true;
+}
+
+static void store_value(struct tr *t, const void *to, unsigned g)
+{
+	if (homed(g)) {
+		as_store(&t->a, 8, rm_abs(to), jit_home[g]);
+		return;
+	}
+	as_load(&t->a, 8, S1, greg(t, g));
+	as_store(&t->a, 8, rm_abs(to), S1);
+}
+
+void tr_flags_save(struct tr *t)
+{
+	struct as *a = &t->a;
+	if (t->mem)
+		return;
+	if (t->rc.op) {
+		store_value(t, &t->hot->lazy_a, t->rc.a);
+		if (t->rc.imm)
+			as_store_imm(a, 8, rm_abs(&t->hot->lazy_b), (u64)(i64)t->rc.v);
+		else if (t->rc.op >= RC_ADD && t->rc.op <= RC_TEST)
+			store_value(t, &t->hot->lazy_b, t->rc.b);
+		as_store_imm(a, 4, rm_abs(&t->hot->lazy_op), t->rc.op << 4 | t->rc.size);
+		t->mem = true;
+	} else if (t->host == F_ALL) {
+		as_mov(a, 8, S1, RAX);
+		as8(a, 0x9f); /* lahf */
+		as_ins(a, 0, 1, 0x0f90, 0, rm_reg(RAX), 0); /* seto al */
+		as_store(a, 2, rm_abs(&t->c->arch.cc), RAX);
+		as_mov(a, 8, RAX, S1);
+		as_store_imm(a, 4, rm_abs(&t->hot->lazy_op), 0);
+		t->mem = true;
+	}
+}
+
+/* ---- into the host's flags ---- */
+static void redo(struct tr *t)
+{
+	struct as *a = &t->a;
+	const struct recipe *r = &t->rc;
+	unsigned n = r->size;
+	struct rm ra = greg(t, r->a), rb = r->imm ? ra : greg(t, r->b);
+	bool cmp = r->op == RC_CMP || r->op == RC_TEST;
+	unsigned op = r->op == RC_CMP ? OP_CMP : OP_TEST;
+	if (cmp && r->imm) {
+		as_alu_imm(a, 0, op, n, ra, (u64)(i64)r->v);
+		return;
+	}
+	unsigned x = S1;
+	if (homed(r->a) && (cmp || r->op == RC_LOGIC))
+		x = jit_home[r->a];
+	else
+		as_load(a, 8, S1, ra);
+	switch (r->op) {
+	case RC_CMP:
+	case RC_TEST: as_alu_load(a, op, n, x, rb); break;
+	case RC_LOGIC: as_alu_load(a, OP_TEST, n, x, rm_reg(x)); break;
+	case RC_ADD:
+	case RC_SUB: {
+		unsigned back = r->op == RC_ADD ? OP_SUB : OP_ADD, forth = r->op == RC_ADD ? OP_ADD : OP_SUB;
+		if (r->imm) {
+			as_alu_imm(a, 0, back, n, rm_reg(S1), (u64)(i64)r->v);
+			as_alu_imm(a, 0, forth, n, rm_reg(S1), (u64)(i64)r->v);
+		} else {
+			as_alu_load(a, back, n, S1, rb);
+			as_alu_load(a, forth, n, S1, rb);
+		}
+		break;
+	}
+	case RC_NEG:
+		as_ins(a, 0, n, 0xf6 | (n > 1), 3, rm_reg(S1), 0);
+		as_ins(a, 0, n, 0xf6 | (n > 1), 3, rm_reg(S1), 0);
+		break;
+	case RC_INC:
+	case RC_DEC:
+		as_ins(a, 0, n, 0xfe | (n > 1), r->op == RC_INC ? 1 : 0, rm_reg(S1), 0);
+		as_ins(a, 0, 2, 0x0fba, 4, rm_abs(&t->c->arch.cc), 1); /* bt cc, 8 */
+		as8(a, 8);
+		as_ins(a, 0, n, 0xfe | (n > 1), r->op == RC_INC ? 0 : 1, rm_reg(S1), 0);
+		break;
+	}
+}
+
+/* Leaves and comes back when hot->lazy_op does not allow what follows. */
+static void normalize_if(struct tr *t, unsigned cond, unsigned limit)
+{
+	struct site *s = tr_site(t, SITE_FLAGS);
+	as_alu_imm(&t->a, 0, OP_CMP, 4, rm_abs(&t->hot->lazy_op), limit);
+	tr_stub(t, as_jcc(&t->a, cond, t->a.p), s);
+	s->retry = t->a.p;
+}
+
+static void load_cc(struct tr *t)
+{
+	struct as *a = &t->a;
+	normalize_if(t, CC_NE, 0);
+	as_mov(a, 8, S1, RAX);
+	as_ins(a, 0, 4, 0x0fb7, RAX, rm_abs(&t->c->arch.cc), 0);
+	as8(a, 0x04); /* add al, 127: OF */
+	as8(a, 127);
+	as8(a, 0x9e); /* sahf */
+	as_mov(a, 8, RAX, S1);
+}
+
+void tr_flags_host(struct tr *t, unsigned need)
+{
+	if (!(need & ~t->host))
+		return;
+	if (t->rc.op)
+		redo(t);
+	else if (t->mem)
+		load_cc(t);
+	t->host = F_ALL;
+}
+
+void tr_cf_to_cc(struct tr *t)
+{
+	if (t->rc.op && t->rc.op <= RC_KEEPS_CF)
+		return;
+	if (!t->mem || t->rc.op || t->host == F_ALL) {
+		tr_flags_host(t, F_ALL);
+		t->rc = rc_none();
+		t->mem = false;
+		tr_flags_save(t);
+		return;
+	}
+	normalize_if(t, CC_A, RC_KEEPS_CF << 4 | 15);
+	t->host = 0;
+}
+
+/* ---- what instructions do ---- */
+unsigned tr_cond_reads(unsigned cond)
+{
+	static const u8 reads[8] = { F_OF, F_CF, F_ZF, F_CF | F_ZF, F_SF, F_PF, F_SF | F_OF, F_SF | F_OF | F_ZF };
+	return reads[cond >> 1];
+}
+
+static bool by_cl(const struct insn *i) { return i->aux8; }
+
+void tr_flag_effect(const struct insn *i, unsigned *reads, unsigned *kills)
+{
+	const struct row *r = &jit_rows[i->op];
+	*reads = r->reads;
+	*kills = r->kills;
+	switch (i->op) {
+	case ZYDIS_MNEMONIC_SHL:
+	case ZYDIS_MNEMONIC_SHR:
+	case ZYDIS_MNEMONIC_SAR:
+	case ZYDIS_MNEMONIC_ROL:
+	case ZYDIS_MNEMONIC_ROR:
+	case ZYDIS_MNEMONIC_RCL:
+	case ZYDIS_MNEMONIC_RCR:
+	case ZYDIS_MNEMONIC_SHLD:
+	case ZYDIS_MNEMONIC_SHRD:
+		if (by_cl(i) || !(i->imm & (i->opsize == 8 ? 63 : 31)))
+			*kills = 0; /* a count of 0 changes nothing */
+		break;
+	}
+}

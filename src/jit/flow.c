@@ -1,0 +1,190 @@
+/* Ends of blocks: jumps, calls, returns.
+ *
+ * A direct target in the same page is one patchable jump (SITE_LINK): the page is known to be executable and where it was. Everything else looks
+ * its linear address up in the bank's jump table. Backward and indirect edges look whether the vCPU is wanted elsewhere; every loop has one. */
+#include "jit/tr.h"
+
+#define JUMP_AT(field) ((i32)(offsetof(struct tlb_bank, jump) + offsetof(struct tlb_jump, field)))
+_Static_assert(sizeof(struct tlb_jump) == 16 && TLB_JUMPS == 1024, "the jump table's index");
+
+static struct site *link_site(struct tr *t, i64 off)
+{
+	struct site *s = tr_site(t, SITE_LINK);
+	s->link.off = (i32)off;
+	return s;
+}
+
+static void out_of_time(struct tr *t, struct site *s)
+{
+	as_alu_load(&t->a, OP_TEST, 8, LEFT, rm_reg(LEFT));
+	tr_stub(t, as_jcc(&t->a, CC_LE, t->a.p), s);
+}
+
+static void poll(struct tr *t, i64 off)
+{
+	struct site *s = link_site(t, off);
+	out_of_time(t, s);
+	as_alu_imm(&t->a, 0, OP_CMP, 4, rm_abs(&t->c->pending), 0);
+	tr_stub(t, as_jcc(&t->a, CC_NE, t->a.p), s);
+}
+
+/* S0 = rip -> S1 = offset of its entry, or leave. */
+static void lookup(struct tr *t, struct site *s)
+{
+	struct as *a = &t->a;
+	as_mov(a, 4, S1, S0);
+	as_alu_imm(a, 0, OP_AND, 4, rm_reg(S1), TLB_JUMPS - 1);
+	as_ins(a, 0, 4, 0xc1, DIGIT | 4, rm_reg(S1), 1); /* shl */
+	as8(a, 4);
+	as_alu_load(a, OP_CMP, 8, S0, rm_sib(BANK, S1, 0, JUMP_AT(rip)));
+	tr_stub(t, as_jcc(a, CC_NE, a->p), s);
+}
+static void jump_found(struct tr *t) { as_ins(&t->a, 0, 4, 0xff, DIGIT | 4, rm_sib(BANK, S1, 0, JUMP_AT(code)), 0); }
+
+static bool same_page(i64 off) { return off >= 0 && off < 4096; }
+static bool backward(struct tr *t, i64 off) { return off <= t->b->off; }
+
+static void link_jump(struct tr *t, u8 *at, i64 off)
+{
+	struct site *s = link_site(t, off);
+	s->link.at = at;
+	t->code->link[t->code->nlinks++] = s;
+	tr_stub(t, at, s);
+}
+
+void tr_goto(struct tr *t, i64 off)
+{
+	struct as *a = &t->a;
+	if (backward(t, off))
+		poll(t, off);
+	if (same_page(off)) {
+		link_jump(t, as_jmp(a, a->p), off);
+		return;
+	}
+	struct site *s = tr_site(t, SITE_JUMP);
+	s->far = true;
+	as_load(a, 8, S0, rm_abs(&t->hot->page));
+	as_lea(a, 8, S0, rm_mem(S0, (i32)off));
+	s->retry = a->p;
+	lookup(t, s);
+	jump_found(t);
+}
+
+static i64 target_of(const struct tr *t, const struct insn *i) { return (i64)t->b->off + (i64)i->imm; }
+static bool reaches(i64 off) { return fits32(off); }
+
+bool e_jcc(struct tr *t, const struct insn *i)
+{
+	unsigned cond = jit_rows[i->op].arg;
+	i64 to = target_of(t, i), next = t->b->off + i->disp;
+	if (!reaches(to))
+		return false;
+	tr_flags_save(t);
+	tr_flags_host(t, tr_cond_reads(cond));
+	if (same_page(to) && !backward(t, to)) {
+		link_jump(t, as_jcc(&t->a, cond, t->a.p), to);
+	} else {
+		u8 *over = as_jcc(&t->a, cond ^ 1, t->a.p);
+		tr_goto(t, to);
+		as_aim(over, t->a.p);
+	}
+	tr_goto(t, next);
+	t->ended = true;
+	return true;
+}
+
+enum { TO_REL, TO_REG, TO_MEM }; /* aux8, see interp/branch.c */
+
+/* S0 = the target of an indirect branch. */
+static bool read_target(struct tr *t, const struct insn *i)
+{
+	if (i->aux8 == TO_REG) {
+		as_load(&t->a, 8, S0, greg(t, i->dst));
+		return true;
+	}
+	if (!tr_operand(t, i, 8, false))
+		return false;
+	as_load(&t->a, 8, S0, rm_mem(S0, 0));
+	return true;
+}
+
+/* Leaves with nothing done; the interpreter does the instruction when C does not find the target either. */
+static void lookup_or_resume(struct tr *t)
+{
+	struct site *s = tr_site(t, SITE_JUMP);
+	s->retry = t->start;
+	lookup(t, s);
+	out_of_time(t, tr_site(t, SITE_RESUME));
+}
+
+bool e_jmp(struct tr *t, const struct insn *i)
+{
+	if (i->opsize != 8 || i->aux8 > TO_MEM)
+		return false;
+	if (i->aux8 == TO_REL && !reaches(target_of(t, i)))
+		return false;
+	tr_flags_save(t);
+	t->ended = true;
+	if (i->aux8 == TO_REL) {
+		tr_goto(t, target_of(t, i));
+		return true;
+	}
+	if (!read_target(t, i))
+		return false;
+	lookup_or_resume(t);
+	jump_found(t);
+	return true;
+}
+
+static void push_return(struct tr *t, const struct insn *i)
+{
+	struct as *a = &t->a;
+	as_lea(a, 8, S0, rm_mem(jit_home[GPR_RSP], -8));
+	tr_probe(t, 8, true);
+	as_load(a, 8, S1, rm_abs(&t->hot->page));
+	as_lea(a, 8, S1, rm_mem(S1, t->b->off + i->off + i->len));
+	as_store(a, 8, rm_mem(S0, 0), S1);
+	as_lea(a, 8, jit_home[GPR_RSP], rm_mem(jit_home[GPR_RSP], -8));
+}
+
+bool e_call(struct tr *t, const struct insn *i)
+{
+	struct as *a = &t->a;
+	if (i->opsize != 8 || i->aux8 > TO_MEM)
+		return false;
+	if (i->aux8 == TO_REL && !reaches(target_of(t, i)))
+		return false;
+	tr_flags_save(t);
+	t->ended = true;
+	if (i->aux8 == TO_REL) {
+		push_return(t, i);
+		tr_goto(t, target_of(t, i));
+		return true;
+	}
+	if (!read_target(t, i))
+		return false;
+	lookup_or_resume(t);
+	as_store(a, 8, rm_abs(&t->hot->tmp), S0);
+	as_load(a, 8, S1, rm_sib(BANK, S1, 0, JUMP_AT(code)));
+	as_store(a, 8, rm_abs(&t->hot->tmp2), S1);
+	push_return(t, i);
+	as_load(a, 8, S0, rm_abs(&t->hot->tmp));
+	as_ins(a, 0, 4, 0xff, DIGIT | 4, rm_abs(&t->hot->tmp2), 0);
+	return true;
+}
+
+bool e_ret(struct tr *t, const struct insn *i)
+{
+	struct as *a = &t->a;
+	if (i->opsize != 8)
+		return false;
+	tr_flags_save(t);
+	t->ended = true;
+	as_mov(a, 8, S0, jit_home[GPR_RSP]);
+	tr_probe(t, 8, false);
+	as_load(a, 8, S0, rm_mem(S0, 0));
+	lookup_or_resume(t);
+	as_lea(a, 8, jit_home[GPR_RSP], rm_mem(jit_home[GPR_RSP], 8 + (u16)i->imm));
+	jump_found(t);
+	return true;
+}

@@ -1,0 +1,132 @@
+/* The inside of the translating engine. It contains the interpreter: blocks are decoded, found, kept coherent and, until they are hot, run by it.
+ *
+ * A hot block gets host code. Its first instruction's handler becomes jit_h_enter, so every way into the block that the interpreter knows leads
+ * into the code; the code leaves by "exits" (struct site), and what it cannot do it hands back: one instruction (a helper call in the middle of
+ * a block) or the rest of the block (resume). Register plan, flags, memory accesses: docs/jit.md. */
+#ifndef NB_JIT_H
+#define NB_JIT_H
+
+#include "interp/interp.h"
+#include "interp/vec.h"
+#include "jit/asm.h"
+
+/* ---- register plan ---- */
+#define S0 R10    /* scratch: addresses */
+#define S1 R11    /* scratch */
+#define BANK R9   /* struct tlb_bank */
+#define LEFT R15  /* instructions left until service; signed */
+#define NO_HOME 0xff
+extern const u8 jit_home[16]; /* host register of each guest register, or NO_HOME: it stays in cpu->arch.gpr */
+
+/* ---- flags ---- */
+/* How to compute all six arithmetic flags from values that still exist. */
+enum recipe_op {
+	RC_NONE,
+	RC_INC, RC_DEC,  /* a: result; CF is the one in arch.cc */
+	RC_ADD, RC_SUB,  /* a: result, b: second operand */
+	RC_CMP, RC_TEST, /* a, b: operands */
+	RC_LOGIC,        /* a: result */
+	RC_NEG,          /* a: result */
+};
+#define RC_KEEPS_CF RC_DEC /* this one and lower: arch.cc has CF */
+struct recipe {
+	u8 op, size;
+	u8 a, b;   /* guest registers */
+	bool imm;  /* b is v */
+	i32 v;
+};
+/* All six flags as LAHF;SETO gives them. */
+u16 jit_flags(unsigned op, unsigned size, u64 a, u64 b, u16 old);
+
+/* ---- sites: what C needs to know about a place in host code that leaves it ---- */
+enum site_kind {
+	SITE_READ, SITE_WRITE, /* a probe missed; S0: address xor tag, S1: byte offset in the bank */
+	SITE_JUMP,             /* an indirect or far jump found nothing; S0: target */
+	SITE_RESUME,           /* the interpreter goes on with this instruction */
+	SITE_LINK,             /* a direct jump within the page, not linked yet */
+	SITE_HELPER,           /* one instruction by its handler */
+	SITE_FLAGS,            /* make arch.cc valid */
+	SITE_GONE,             /* entered a block that has died; S0: rip */
+};
+struct site {
+	struct block *block;
+	u8 kind, size, slot;
+	bool far;              /* SITE_JUMP: registers are as after the instruction */
+	bool live;             /* the recipe holds */
+	u8 vec_wide;           /* vector registers were loaded whole */
+	u16 vec_dirty;         /* vector registers whose values are newer than arch.ymm */
+	struct recipe recipe;
+	u8 *retry;
+	union {
+		struct { struct insn insn[2]; } helper; /* a copy, and what returns to us */
+		struct { u8 *at, *stub; struct block *to; struct site *next; i32 off; /* target, from the page */ } link; /* at NULL: never linked */
+	};
+};
+
+struct code {
+	struct code *next;      /* all */
+	struct block *block;
+	u8 *far, *near, *end;   /* entries: S0 = rip; and from the same page */
+	struct site *in;        /* links that jump here */
+	struct site *link[3];   /* our own */
+	unsigned nlinks;
+};
+
+/* ---- what host code touches, at the start of the arena ---- */
+struct hot {
+	u64 left;
+	struct tlb_bank *bank;
+	u64 page;               /* linear address of the page that runs */
+	u32 lazy_op;            /* recipe_op << 4 | size; 0: arch.cc is valid */
+	u32 vec_ok;             /* VEC_OK_*: what the control registers allow */
+	u64 lazy_a, lazy_b;
+	u64 s0, s1;             /* scratch registers as a site left them */
+	u64 tmp, tmp2;
+	const struct site *site;
+	void *on_site;
+	u32 mxcsr_used;
+	u8 vec[16 * 32] __attribute__((aligned(32)));
+};
+
+struct jit_stats { u64 blocks, insns, helpers_built, bytes, flushes, entries, misses, slow, jumps, helper_calls, links, killed, ns; };
+
+struct jit {
+	struct interp in;       /* first: it is cpu->engine */
+	struct hot *hot;
+	u8 *arena, *arena_end;
+	u8 *first, *next;       /* code: first byte after the thunks, free space up to */
+	u8 *sites;              /* sites, downwards from the end */
+	u8 *enter, *out, *gone; /* thunks: into host code; from a site to C */
+	struct code *all;
+	u64 base;               /* icount = base - left */
+	/* What a site decided when it left host code: */
+	const struct insn *resume; /* the interpreter goes on here; else */
+	enum step step;         /* STEP_END: at arch.rip */
+	struct site *link;      /* direct jump that wants to know its target */
+	bool avx, bmi2;
+	struct jit_stats stats;
+};
+static must_inline struct jit *jit_of(const struct cpu *c) { return c->engine; }
+
+/* ---- translate.c ---- */
+/* Host code for the block, or false: it stays with the interpreter. */
+bool jit_translate(struct cpu *c, struct block *b);
+
+/* ---- cache.c ---- */
+int jit_cache_create(struct cpu *c);
+void jit_cache_destroy(struct cpu *c);
+void jit_cache_flush(struct cpu *c);
+void jit_link(struct site *s, struct block *to);
+extern const struct interp_hooks jit_hooks;
+
+/* ---- thunks.c ---- */
+void jit_make_thunks(struct cpu *c);
+
+/* ---- engine.c ---- */
+insn_fn jit_h_enter, jit_h_count, jit_h_return;
+/* Called by thunks. 0: leave; else the host address to go on at. */
+u8 *jit_on_site(struct cpu *c, struct site *s);
+
+#define STEP_GO ((enum step)3) /* jit_h_return's */
+
+#endif

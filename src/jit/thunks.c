@@ -1,0 +1,87 @@
+/* The few pieces of host code that exist once: the way in, and the way out to C from a site.
+ *
+ *   enter(code, rip)   C calls it: saves what C wants kept, loads the guest, jumps to code. Returns when a site decides to leave.
+ *   out                a stub calls it; behind the return address is the distance to the site. Stores the guest, asks jit_on_site(), and goes on where
+ *                      that says, or leaves. */
+#include "jit/jit.h"
+
+static const u8 callee_saved[] = { RBX, RBP, R12, R13, R14, R15 };
+
+static void move_guest(struct as *a, struct cpu *c, bool load)
+{
+	for (unsigned g = 0; g < 16; g++) {
+		if (jit_home[g] == NO_HOME)
+			continue;
+		if (load)
+			as_load(a, 8, jit_home[g], rm_abs(&c->arch.gpr[g]));
+		else
+			as_store(a, 8, rm_abs(&c->arch.gpr[g]), jit_home[g]);
+	}
+}
+
+static void load_guest(struct as *a, struct cpu *c, struct hot *h)
+{
+	as_load(a, 8, BANK, rm_abs(&h->bank));
+	as_load(a, 8, LEFT, rm_abs(&h->left));
+	move_guest(a, c, true);
+}
+
+static void make_enter(struct as *a, struct cpu *c, struct hot *h)
+{
+	for (unsigned n = 0; n < sizeof callee_saved; n++)
+		as_push(a, callee_saved[n]);
+	as_alu_imm(a, 0, OP_SUB, 8, rm_reg(RSP), 8); /* host code runs with the stack aligned */
+	as_mov(a, 8, S1, RDI);
+	as_mov(a, 8, S0, RSI);
+	load_guest(a, c, h);
+	as_ins(a, 0, 4, 0xff, DIGIT | 4, rm_reg(S1), 0);
+}
+
+static void make_out(struct as *a, struct cpu *c, struct hot *h)
+{
+	as_store(a, 8, rm_abs(&h->s0), S0);
+	as_store(a, 8, rm_abs(&h->s1), S1);
+	as_pop(a, S0);
+	as_ins(a, 0, 8, 0x63, S1, rm_mem(S0, 0), 0); /* movsxd */
+	move_guest(a, c, false);
+	as_store(a, 8, rm_abs(&h->left), LEFT);
+	as_lea(a, 8, RSI, rm_sib(S0, S1, 0, 0));
+	as_mov_imm(a, RDI, (u64)(uintptr_t)c);
+	as_ins(a, 0, 4, 0xff, DIGIT | 2, rm_abs(&h->on_site), 0);
+	as_mov(a, 8, S1, RAX);
+	as_alu_load(a, OP_TEST, 8, RAX, rm_reg(RAX));
+	u8 *leave = as_jcc_short(a, CC_E);
+	as_load(a, 8, S0, rm_abs(&h->s0));
+	load_guest(a, c, h);
+	as_ins(a, 0, 4, 0xff, DIGIT | 4, rm_reg(S1), 0);
+	as_here(a, leave);
+	as_alu_imm(a, 0, OP_ADD, 8, rm_reg(RSP), 8);
+	for (unsigned n = sizeof callee_saved; n-- > 0;)
+		as_pop(a, callee_saved[n]);
+	as8(a, 0xc3);
+}
+
+/* Where far entries of dead blocks lead. */
+static void make_gone(struct as *a, struct jit *j)
+{
+	as_call(a, j->out);
+	as32(a, 4); /* the site is what follows */
+	struct site *s = (struct site *)a->p;
+	memset(s, 0, sizeof *s);
+	s->kind = SITE_GONE;
+	a->p += sizeof *s;
+}
+
+void jit_make_thunks(struct cpu *c)
+{
+	struct jit *j = jit_of(c);
+	struct as a = { j->first, j->arena_end };
+	j->hot->on_site = (void *)jit_on_site;
+	j->enter = a.p;
+	make_enter(&a, c, j->hot);
+	j->out = a.p = (u8 *)align_up((uintptr_t)a.p, 64);
+	make_out(&a, c, j->hot);
+	j->gone = a.p = (u8 *)align_up((uintptr_t)a.p, 64);
+	make_gone(&a, j);
+	j->first = (u8 *)align_up((uintptr_t)a.p, 64);
+}

@@ -1,0 +1,119 @@
+/* One translation under way, and the pieces that emitters are made of. Private to jit/. */
+#ifndef NB_JIT_TR_H
+#define NB_JIT_TR_H
+
+#include "jit/jit.h"
+
+/* Flags, in the order of liveness masks. */
+#define F_CF 1u
+#define F_PF 2u
+#define F_AF 4u
+#define F_ZF 8u
+#define F_SF 16u
+#define F_OF 32u
+#define F_ALL 63u
+
+/* Guest registers that an instruction writes, besides what its operands say. */
+#define W_DST 1u
+#define W_SRC 2u
+#define W_RAX 4u
+#define W_RCX 8u
+#define W_RDX 16u
+#define W_RSP 32u
+#define W_RBP 64u
+
+/* row.how */
+#define H_KEEPS 1u /* host flags survive the emitted code when there is no memory operand */
+#define H_STACK 2u /* touches the stack: may fault without a memory operand */
+#define H_ENDS 4u  /* leaves the block */
+
+struct tr;
+typedef bool emit_fn(struct tr *t, const struct insn *i);
+struct row {
+	emit_fn *emit;
+	u8 arg, reads, kills, writes, how;
+};
+extern const struct row jit_rows[ZYDIS_MNEMONIC_MAX_VALUE + 1];
+
+#define MAX_STUBS (3 * BLOCK_MAX_INSNS + 8)
+struct stub { u8 *at; struct site *site; };
+
+struct tr {
+	struct as a;
+	struct cpu *c;
+	struct jit *j;
+	struct hot *hot;
+	struct block *b;
+	struct code *code;
+	unsigned k;             /* slot of the instruction */
+	u8 *start;              /* its host code: where a miss tries again */
+	u8 live[BLOCK_MAX_INSNS + 2]; /* flags needed after instruction k */
+	/* Where the guest's flags are: in memory (arch.cc, or lazy in struct hot), in the host's flags (mask), computable (recipe). */
+	bool mem;
+	u8 host;
+	struct recipe rc;
+	bool fresh;             /* this instruction set the flags' place itself */
+	bool ended;
+	unsigned nstubs;
+	u8 *cold;               /* sites are allocated downwards */
+	unsigned emitted;
+	u16 vec_loaded, vec_dirty;
+	bool vec_checked, vec_wide;
+	struct stub stubs[MAX_STUBS]; /* last: what is before it can be put back */
+};
+
+/* ---- operands ---- */
+static inline bool homed(unsigned g) { return jit_home[g] != NO_HOME; }
+static inline struct rm greg(struct tr *t, unsigned g) { return homed(g) ? rm_reg(jit_home[g]) : rm_abs(&t->c->arch.gpr[g]); }
+/* 8-bit operand at byte offset n of the register file. */
+static inline unsigned byte_home(unsigned n) { return (n & 1 ? HIGH : 0) | jit_home[n >> 3]; }
+static inline struct rm breg(struct tr *t, unsigned n) { return homed(n >> 3) ? rm_reg(byte_home(n)) : rm_abs((u8 *)t->c->arch.gpr + n); }
+static inline struct rm oreg(struct tr *t, unsigned n, unsigned size) { return size == 1 ? breg(t, n) : greg(t, n); }
+static inline bool ohomed(unsigned n, unsigned size) { return homed(size == 1 ? n >> 3 : n); }
+static inline unsigned ohome(unsigned n, unsigned size) { return size == 1 ? byte_home(n) : jit_home[n]; }
+/* The operand in a host register: its home, or `scratch` after a load. */
+static inline unsigned in_reg(struct tr *t, unsigned n, unsigned size, unsigned scratch)
+{
+	if (ohomed(n, size))
+		return ohome(n, size);
+	as_load(&t->a, size, scratch, oreg(t, n, size));
+	return scratch;
+}
+/* ah and its like cannot be encoded beside anything that needs REX. */
+static inline bool is_high(unsigned n, unsigned size) { return size == 1 && (n & 1); }
+/* reg of the given size into guest register n; 32 bits zero the upper half. */
+static inline void put_reg(struct tr *t, unsigned n, unsigned size, unsigned reg)
+{
+	as_store(&t->a, size == 4 && !homed(n) ? 8 : size, oreg(t, n, size), reg);
+}
+
+/* ---- translate.c ---- */
+struct site *tr_site(struct tr *t, enum site_kind kind);
+/* at: 32-bit displacement of a jump that shall lead to the site. */
+void tr_stub(struct tr *t, u8 *at, struct site *s);
+void tr_exit_if(struct tr *t, unsigned cond, enum site_kind kind);
+
+/* ---- memory.c ---- */
+/* S0 = linear address of the memory operand. Changes flags only for FS and GS. False: an address form that is left to the handler. */
+bool tr_address(struct tr *t, const struct insn *i);
+bool tr_effective(struct tr *t, const struct insn *i, unsigned to);
+/* S0: linear -> host address, or leave. Changes S1 and the host's flags. */
+void tr_probe(struct tr *t, unsigned size, bool write);
+bool tr_operand(struct tr *t, const struct insn *i, unsigned size, bool write);
+
+/* ---- flags.c ---- */
+void tr_flags_save(struct tr *t);                  /* to memory; host flags survive. Uses S1 */
+void tr_flags_host(struct tr *t, unsigned need);   /* into the host's flags. Uses S1 */
+void tr_flags_set(struct tr *t, struct recipe rc); /* the host's flags are now the guest's */
+void tr_cf_to_cc(struct tr *t);                    /* arch.cc's CF is valid and stays so beside a recipe that keeps it */
+/* What instruction i reads and fully replaces, in this form. */
+void tr_flag_effect(const struct insn *i, unsigned *reads, unsigned *kills);
+unsigned tr_cond_reads(unsigned cond);
+unsigned tr_live(const struct tr *t);               /* needed after this instruction */
+static inline struct recipe rc_none(void) { return (struct recipe){ .op = RC_NONE }; }
+
+/* ---- flow.c ---- */
+void tr_goto(struct tr *t, i64 off); /* end of the block: to page + off */
+emit_fn e_jcc, e_jmp, e_call, e_ret;
+
+#endif

@@ -1,0 +1,259 @@
+/* One block of decoded instructions -> host code. Hot code grows upwards from the arena's free end; stubs follow it; sites, which hold what C needs
+ * to know, come last.
+ *
+ *   far:  lea S0, [S0 - offset]; mov [page], S0      entered from other pages, S0 = rip
+ *   near: lea LEFT, [LEFT - n]                       entered from the same page
+ *   ...instructions..., each a stretch that can be tried again from its start until it has changed something
+ */
+#include "jit/tr.h"
+#include <stdlib.h>
+#include <time.h>
+
+const u8 jit_home[16] = { RAX, RCX, RDX, RBX, R8, RBP, RSI, RDI, NO_HOME, NO_HOME, NO_HOME, NO_HOME, R12, R13, R14, NO_HOME };
+
+#define CODE_ROOM 32768 /* no block needs more: 32 instructions of at most 300 bytes with their stubs, and sites */
+
+/* ---- sites ---- */
+struct site *tr_site(struct tr *t, enum site_kind kind)
+{
+	size_t size = kind == SITE_HELPER || kind == SITE_LINK ? sizeof(struct site) : offsetof(struct site, helper);
+	t->cold -= align_up(size, 8);
+	struct site *s = (struct site *)t->cold;
+	memset(s, 0, size);
+	s->block = t->b;
+	s->kind = (u8)kind;
+	s->slot = (u8)t->k;
+	s->retry = t->start;
+	s->live = !t->mem && t->rc.op;
+	s->recipe = t->rc;
+	s->vec_dirty = t->vec_dirty;
+	s->vec_wide = t->vec_wide;
+	return s;
+}
+
+void tr_stub(struct tr *t, u8 *at, struct site *s)
+{
+	bug_if(t->nstubs >= MAX_STUBS);
+	t->stubs[t->nstubs++] = (struct stub){ at, s };
+}
+
+void tr_exit_if(struct tr *t, unsigned cond, enum site_kind kind)
+{
+	struct site *s = tr_site(t, kind);
+	tr_stub(t, as_jcc(&t->a, cond, t->a.p), s);
+}
+
+/* call out; distance to the site: the thunk finds it behind its return address. */
+static void put_stubs(struct tr *t)
+{
+	struct as *a = &t->a;
+	for (unsigned n = 0; n < t->nstubs; n++) {
+		struct stub *st = &t->stubs[n];
+		as_aim(st->at, a->p);
+		if (st->site->kind == SITE_LINK && st->site->link.at == st->at)
+			st->site->link.stub = a->p;
+		as_call(a, t->j->out);
+		as32(a, (u32)((u8 *)st->site - a->p));
+	}
+}
+
+/* ---- what the block's flags are needed for ---- */
+static bool emits(const struct insn *i) { return jit_rows[i->op].emit; }
+static bool may_leave(const struct insn *i) { return !emits(i) || (i->flags & INSN_MEM) || (jit_rows[i->op].how & (H_STACK | H_ENDS)); }
+
+static unsigned live_before(const struct insn *i, unsigned after)
+{
+	unsigned reads, kills;
+	if (may_leave(i))
+		return F_ALL;
+	tr_flag_effect(i, &reads, &kills);
+	return (after & ~kills) | reads;
+}
+
+static void find_live(struct tr *t)
+{
+	unsigned live = F_ALL;
+	for (unsigned k = t->b->n; k-- > 0;) {
+		t->live[k] = (u8)live;
+		live = live_before(&t->b->insn[k], live);
+	}
+}
+
+static u32 writes_of(const struct insn *i)
+{
+	const struct row *r = &jit_rows[i->op];
+	u32 m = 0;
+	if (!r->emit)
+		return 0;
+	if ((r->writes & W_DST) && !(i->flags & INSN_M0))
+		m |= 1u << (i->opsize == 1 ? i->dst >> 3 : i->dst & 15);
+	if (r->writes & W_SRC)
+		m |= 1u << (i->opsize == 1 ? i->src >> 3 : i->src & 15);
+	m |= r->writes & W_RAX ? 1u << GPR_RAX : 0;
+	m |= r->writes & W_RCX ? 1u << GPR_RCX : 0;
+	m |= r->writes & W_RDX ? 1u << GPR_RDX : 0;
+	m |= r->writes & W_RSP ? 1u << GPR_RSP : 0;
+	m |= r->writes & W_RBP ? 1u << GPR_RBP : 0;
+	return m;
+}
+
+static u32 recipe_regs(const struct recipe *r)
+{
+	u32 m = 1u << r->a;
+	return r->imm || r->op < RC_ADD || r->op > RC_TEST ? m : m | 1u << r->b;
+}
+
+/* ---- instructions ---- */
+/* The handler runs a copy of the instruction, with something behind it that comes back. */
+static void call_handler(struct tr *t, const struct insn *i)
+{
+	struct site *s = tr_site(t, SITE_HELPER);
+	s->helper.insn[0] = *i;
+	if (t->k == 0)
+		s->helper.insn[0].fn = t->b->first;
+	s->helper.insn[1] = (struct insn){ .fn = jit_h_return, .base = GPR_ZERO, .index = GPR_ZERO, .off = (u16)(i->off + i->len) };
+	as_call(&t->a, t->j->out);
+	as32(&t->a, (u32)((u8 *)s - t->a.p));
+	s->retry = t->a.p;
+	t->mem = true;
+	t->host = 0;
+	t->rc = rc_none();
+	t->vec_checked = false;
+	t->j->stats.helpers_built++;
+}
+
+static void hand_over(struct tr *t)
+{
+	struct site *s = tr_site(t, SITE_RESUME);
+	as_call(&t->a, t->j->out);
+	as32(&t->a, (u32)((u8 *)s - t->a.p));
+	t->ended = true;
+}
+
+static bool try_emit(struct tr *t, const struct insn *i)
+{
+	struct tr before;
+	emit_fn *fn = jit_rows[i->op].emit;
+	memcpy(&before, t, offsetof(struct tr, stubs));
+	if (fn && fn(t, i))
+		return true;
+	memcpy(t, &before, offsetof(struct tr, stubs));
+	return false;
+}
+
+static void prepare_flags(struct tr *t, const struct insn *i, bool *lost)
+{
+	unsigned reads, kills, survive;
+	bool emit = emits(i), keeps = emit && (jit_rows[i->op].how & H_KEEPS) && !(i->flags & INSN_MEM);
+	tr_flag_effect(i, &reads, &kills);
+	survive = emit ? t->live[t->k] & ~kills : 0;
+	*lost = t->rc.op && (writes_of(i) & recipe_regs(&t->rc));
+	if (*lost && survive)
+		tr_flags_save(t);
+	if (!t->mem && !t->rc.op && t->host && !keeps && live_before(i, t->live[t->k]))
+		tr_flags_save(t);
+}
+
+static void one(struct tr *t, const struct insn *i, bool last)
+{
+	bool lost;
+	prepare_flags(t, i, &lost);
+	t->start = t->a.p;
+	t->fresh = false;
+	if (try_emit(t, i)) {
+		t->emitted++;
+		if (lost && !t->fresh)
+			t->rc = rc_none();
+		return;
+	}
+	if (!t->mem && !t->rc.op)
+		tr_flags_save(t);
+	t->start = t->a.p;
+	if (last)
+		hand_over(t);
+	else
+		call_handler(t, i);
+}
+
+static void entries(struct tr *t)
+{
+	struct as *a = &t->a;
+	t->code->far = a->p;
+	as8(a, 0x4d); /* lea S0, [S0 - offset], always 7 bytes: room for the jump that death puts here */
+	as8(a, 0x8d);
+	as8(a, 0x92);
+	as32(a, (u32)-t->b->off);
+	as_store(a, 8, rm_abs(&t->hot->page), S0);
+	t->code->near = a->p;
+	as_lea(a, 8, LEFT, rm_mem(LEFT, -(i32)t->b->n));
+}
+
+static bool ends_by_itself(const struct block *b) { return b->slots == b->n; }
+
+static void all(struct tr *t)
+{
+	struct block *b = t->b;
+	entries(t);
+	t->mem = true;
+	find_live(t);
+	for (t->k = 0; t->k < b->n && !t->ended; t->k++) {
+		const struct insn *i = &b->insn[t->k];
+		one(t, i, t->k + 1u == b->n && (ends_by_itself(b) || !emits(i)));
+	}
+	if (!t->ended) {
+		t->k = b->n - 1;
+		t->start = t->a.p;
+		tr_flags_save(t);
+		tr_goto(t, (i64)b->off + b->bytes);
+	}
+	put_stubs(t);
+}
+
+/* ---- */
+static bool suits(const struct block *b)
+{
+	u32 mode = b->key & 0xff;
+	return (mode & MODE_L) && !(mode & MODE_ONE) && block_chains(mode) && b->frame[1] == NO_FRAME && b->key != BLOCK_DEAD_KEY && b->n;
+}
+
+static u64 now_ns(void)
+{
+	struct timespec ts;
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (u64)ts.tv_sec * NSEC_PER_SEC + (u64)ts.tv_nsec;
+}
+
+bool jit_translate(struct cpu *c, struct block *b)
+{
+	struct jit *j = jit_of(c);
+	if (!suits(b))
+		return false;
+	if (j->next + CODE_ROOM > j->sites)
+		jit_cache_flush(c);
+	u64 begin = now_ns();
+	struct tr t;
+	memset(&t, 0, offsetof(struct tr, stubs));
+	t.c = c;
+	t.j = j;
+	t.hot = j->hot;
+	t.b = b;
+	t.code = (struct code *)(j->sites - align_up(sizeof *t.code, 8));
+	*t.code = (struct code){ .block = b };
+	t.cold = (u8 *)t.code;
+	t.a = (struct as){ (u8 *)align_up((uintptr_t)j->next, 16), t.cold };
+	all(&t);
+	bug_if(t.a.p > t.cold);
+	if (!t.emitted)
+		return false;
+	t.code->end = t.a.p;
+	t.code->next = j->all;
+	j->all = t.code;
+	b->code = t.code;
+	j->stats.blocks++;
+	j->stats.insns += b->n;
+	j->stats.bytes += (u64)(t.a.p - t.code->far);
+	j->next = t.a.p;
+	j->sites = t.cold;
+	j->stats.ns += now_ns() - begin;
+	return true;
+}
