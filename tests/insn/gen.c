@@ -360,7 +360,7 @@ static void gen_undefined(struct ocase *k)
 		if (rnd_chance(50))
 			k->code[n++] = "\x66\xf2\xf3\x2e\xf0\x67\x48\x4f"[rnd_below(8)];
 		memcpy(k->code + n, s + 1, s[0]);
-	} while (isa_decode(&decoder, isa_modes[k->mode], k->code, 15, &in) != ISA_UD);
+	} while (isa_decode(&decoder, isa_modes[k->mode], k->code, 15, &in) != ISA_UD || memmem(k->code, 8, "\x0f\x01", 2) /* VMCALL */);
 	memset(&k->zi, 0, sizeof(k->zi));
 	k->zi.mnemonic = ZYDIS_MNEMONIC_INVALID;
 	k->cls = O_UNDEFINED;
