@@ -1,5 +1,5 @@
-/* APIC virtualization and virtual interrupts (SDM chapter of that title). The virtual-APIC page is guest RAM that L1 may write at any time:
- * registers are read once, 32 bits at a time. */
+/* APIC virtualization and virtual interrupts (SDM chapter of that title). The virtual-APIC page is guest RAM that L1
+ * may write at any time: registers are read once, 32 bits at a time. */
 #include "vmx/priv.h"
 
 #define VTPR 0x80
@@ -10,7 +10,10 @@
 #define VICR_LO 0x300
 #define VICR_HI 0x310
 
-static u32 reg(const struct vmx *v, unsigned off) { return __atomic_load_n((const u32 *)(v->vapic + off), __ATOMIC_RELAXED); }
+static u32 reg(const struct vmx *v, unsigned off)
+{
+	return __atomic_load_n((const u32 *)(v->vapic + off), __ATOMIC_RELAXED);
+}
 
 static void set_reg(struct cpu *c, unsigned off, u32 value)
 {
@@ -123,7 +126,8 @@ void vmx_virt_intr_deliver(struct cpu *c)
 	cpu_deliver(c, (struct event){ .kind = EVENT_EXT_INT, .vector = vector });
 }
 
-/* SDM "Posted-Interrupt Processing", from clearing ON; the notification was acknowledged and EOIed. Descriptor: PIR in bytes 0-31, ON is bit 256. */
+/* SDM "Posted-Interrupt Processing", from clearing ON; the notification was acknowledged and EOIed. Descriptor: PIR in
+ * bytes 0-31, ON is bit 256. */
 void vmx_posted_intr(struct cpu *c)
 {
 	struct vmx *v = vmx_of(c);
@@ -167,11 +171,13 @@ u64 vmx_apic_access_page(const struct cpu *c)
 	return has(v, CTL_PROC2_APIC_ACCESSES) ? v->f[VF_APIC_ACCESS_ADDR] : ~(u64)0;
 }
 
-/* Registers (offset >> 4) that APIC-register virtualization reads and writes: SDM "Virtualizing Reads from the APIC-Access Page", "... Writes ...". */
+/* Registers (offset >> 4) that APIC-register virtualization reads and writes: SDM "Virtualizing Reads from the
+ * APIC-Access Page", "... Writes ...". */
 #define REG_BIT(off) ((u64)1 << ((off) >> 4))
 #define REG_RANGE(lo, hi) ((~(u64)0 << ((lo) >> 4)) & (~(u64)0 >> (63 - ((hi) >> 4))))
-#define REGS_WRITE (REG_BIT(0x20) | REG_BIT(0x80) | REG_BIT(0xb0) | REG_BIT(0xd0) | REG_BIT(0xe0) | REG_BIT(0xf0) | REG_BIT(0x280) | \
-		    REG_BIT(0x300) | REG_BIT(0x310) | REG_RANGE(0x320, 0x370) | REG_BIT(0x380) | REG_BIT(0x3e0))
+#define REGS_WRITE \
+	(REG_BIT(0x20) | REG_BIT(0x80) | REG_BIT(0xb0) | REG_BIT(0xd0) | REG_BIT(0xe0) | REG_BIT(0xf0) | \
+	 REG_BIT(0x280) | REG_BIT(0x300) | REG_BIT(0x310) | REG_RANGE(0x320, 0x370) | REG_BIT(0x380) | REG_BIT(0x3e0))
 #define REGS_READ (REGS_WRITE | REG_BIT(0x30) | REG_RANGE(0x100, 0x270))
 
 static bool is_virtualized(const struct vmx *v, u32 off, bool write)

@@ -37,9 +37,13 @@ static u64 max_field_index(const struct vmx *v)
 }
 
 /* SDM "VPID and EPT Capabilities". */
-#define EPT_CAPS (BIT(0) /* execute-only */ | BIT(6) /* 4 levels */ | BIT(8) /* UC */ | BIT(14) /* WB */ | BIT(16) /* 2 MB */ | BIT(17) /* 1 GB */ | \
-		  BIT(20) /* INVEPT */ | BIT(21) /* accessed and dirty flags */ | BIT(25) | BIT(26) /* INVEPT single, all */)
-#define VPID_CAPS (BIT(32) /* INVVPID */ | BIT(40) | BIT(41) | BIT(42) | BIT(43) /* address, single, all, single keeping globals */)
+#define EPT_CAPS \
+	(BIT(0) /* execute-only */ | BIT(6) /* 4 levels */ | BIT(8) /* UC */ | BIT(14) /* WB */ | BIT(16) /* 2 MB */ | \
+	 BIT(17) /* 1 GB */ | BIT(20) /* INVEPT */ | BIT(21) /* accessed and dirty flags */ | BIT(25) | \
+	 BIT(26) /* INVEPT single, all */)
+#define VPID_CAPS \
+	(BIT(32) /* INVVPID */ | BIT(40) | BIT(41) | BIT(42) | \
+	 BIT(43) /* address, single, all, single keeping globals */)
 
 void vmx_caps_init(struct cpu *c)
 {
@@ -48,9 +52,11 @@ void vmx_caps_init(struct cpu *c)
 
 	memset(k, 0, sizeof(*k));
 	init_controls(c, k);
-	/* Region of 4096 bytes, write-back, INS/OUTS information, TRUE MSRs. Bit 56 stays 0: error codes are checked by vector. */
+	/* Region of 4096 bytes, write-back, INS/OUTS information, TRUE MSRs. Bit 56 stays 0: error codes are checked by
+	 * vector. */
 	k->basic = VMCS_REVISION | (u64)4096 << 32 | (u64)6 << 50 | BIT(54) | BIT(55);
-	/* Timer rate; LMA saved on exit; HLT, shutdown, wait-for-SIPI; CR3 targets; 512-entry MSR lists; VMWRITE to any field; zero-length injection. */
+	/* Timer rate; LMA saved on exit; HLT, shutdown, wait-for-SIPI; CR3 targets; 512-entry MSR lists; VMWRITE to any
+	 * field; zero-length injection. */
 	k->misc = VMX_TIMER_SHIFT | BIT(5) | 7u << 6 | (u64)VMX_CR3_TARGETS << 16 | BIT(29) | BIT(30);
 	k->cr0_fixed0 = CR0_PG | CR0_NE | CR0_PE;
 	k->cr0_fixed1 = 0xffffffff;

@@ -5,6 +5,7 @@
 #define ON(id) has(k->v, CTL_##id)
 #define WHOLE(wrong) ((wrong) ? ~(u64)0 : 0)
 #define PAGE_ADDR_BAD (0xfff | k->phys)
+#define APICV_CONTROLS (BIT(CTL_PROC2_X2APIC & 31) | BIT(CTL_PROC2_APIC_REGISTERS & 31) | BIT(CTL_PROC2_VIRT_INTR & 31))
 #define HIGH32 0xffffffff00000000
 #define INJECT (F(ENTRY_INTR_INFO) >> 31 & 1)
 #define INJECT_TYPE bits(F(ENTRY_INTR_INFO), 10, 8)
@@ -14,12 +15,26 @@
 #define TYPE(seg) (F(GUEST_##seg##_AR) & SEG_TYPE)
 #define DPL(seg) SEG_DPL(F(GUEST_##seg##_AR))
 #define AR_RESERVED 0xfffe0f00u     /* bits 31:17 and 11:8; bit 16 says unusable */
-#define AR_RESERVED_CS (AR_RESERVED)
-/* LBR, BTF and the rest that IA32_DEBUGCTL has without architectural debug features: LBR 0, BTF 1, TR 6, BTS 7, BTINT 8, 9, 10, freeze 11, 12, 14, 15. */
+/* LBR, BTF and the rest that IA32_DEBUGCTL has without architectural debug features: LBR 0, BTF 1, TR 6, BTS 7, BTINT
+ * 8, 9, 10, freeze 11, 12, 14, 15. */
 #define DEBUGCTL_VALID 0xdfc3u
 #define DEBUGCTL_BTF BIT(1)
 
 static inline u64 fixed_bad(u64 value, u64 fixed0, u64 fixed1) { return (~value & fixed0) | (value & ~fixed1); }
+static inline u64 control_bad(const struct check_ctx *k, unsigned group, u64 value)
+{
+	return fixed_bad(value, k->v->caps.true_allowed0[group], k->v->caps.allowed1[group]);
+}
+static inline u64 cr0_bad(const struct check_ctx *k, u64 value, bool unrestricted)
+{
+	u64 fixed0 = k->v->caps.cr0_fixed0 & ~(u64)(unrestricted ? CR0_PE | CR0_PG : 0);
+	return fixed_bad(value, fixed0, k->v->caps.cr0_fixed1);
+}
+static inline u64 cr4_bad(const struct check_ctx *k, u64 value)
+{
+	return fixed_bad(value, k->v->caps.cr4_fixed0, k->v->caps.cr4_fixed1);
+}
+static inline bool data_type_ok(unsigned type) { return (type & 1) && (!(type & 8) || (type & 2)); }
 static inline u64 bit_if(bool wrong, enum vmx_control ctl) { return wrong ? bit(ctl & 31) : 0; }
 static inline bool eptp_type_ok(u64 eptp) { return (eptp & 7) == 0 || (eptp & 7) == 6; }
 
@@ -37,9 +52,11 @@ static u64 msr_area_bad(const struct check_ctx *k, u64 addr, u64 count)
 
 static inline bool injects_error(const struct check_ctx *k)
 {
-	const u32 vectors = 1u << VEC_DF | 1u << VEC_TS | 1u << VEC_NP | 1u << VEC_SS | 1u << VEC_GP | 1u << VEC_PF | 1u << VEC_AC;
+	const u32 vectors =
+		1u << VEC_DF | 1u << VEC_TS | 1u << VEC_NP | 1u << VEC_SS | 1u << VEC_GP | 1u << VEC_PF | 1u << VEC_AC;
 	unsigned vector = INJECT_VECTOR;
-	return INJECT_TYPE == 3 && (!k->unrestricted || (F(GUEST_CR0) & CR0_PE)) && vector < 32 && (vectors >> vector & 1);
+	return INJECT_TYPE == 3 && (!k->unrestricted || (F(GUEST_CR0) & CR0_PE)) && vector < 32 &&
+	       (vectors >> vector & 1);
 }
 
 static u64 pat_bad(u64 pat)
@@ -79,13 +96,17 @@ static bool injection_fits_activity(const struct check_ctx *k)
 	switch (F(GUEST_ACTIVITY)) {
 	case ACT_ACTIVE: return true;
 	case ACT_HLT:
-		return type == 0 || type == 2 || (type == 3 && (vector == VEC_DB || vector == VEC_MC)) || (type == 7 && vector == 0);
+		return type == 0 || type == 2 || (type == 3 && (vector == VEC_DB || vector == VEC_MC)) ||
+		       (type == 7 && vector == 0);
 	case ACT_SHUTDOWN: return type == 2 || (type == 3 && vector == VEC_MC);
 	}
 	return false;
 }
 
-static inline bool single_steps(const struct check_ctx *k) { return (F(GUEST_RFLAGS) & FLAG_TF) && !(F(GUEST_DEBUGCTL) & DEBUGCTL_BTF); }
+static inline bool single_steps(const struct check_ctx *k)
+{
+	return (F(GUEST_RFLAGS) & FLAG_TF) && !(F(GUEST_DEBUGCTL) & DEBUGCTL_BTF);
+}
 
 static bool report(struct vmx_failure *fail, enum vmx_check row, enum vmcs_slot field, u64 value, u64 bad)
 {
@@ -163,7 +184,8 @@ void vmx_check_init(struct check_ctx *k, struct cpu *c)
 	/* PAE paging: the PDPTEs come from the VMCS with EPT, else from memory at CR3. */
 	k->has_pdptes = (F(GUEST_CR0) & CR0_PG) && (F(GUEST_CR4) & CR4_PAE) && !has(v, CTL_ENTRY_IA32E);
 	for (unsigned n = 0; n < 4 && k->has_pdptes; n++)
-		k->pdpte[n] = has(v, CTL_PROC2_EPT) ? v->f[VF_GUEST_PDPTE0 + n] : cpu_phys_read(c, (F(GUEST_CR3) & 0xffffffe0) + n * 8, 8);
+		k->pdpte[n] = has(v, CTL_PROC2_EPT) ? v->f[VF_GUEST_PDPTE0 + n]
+						    : cpu_phys_read(c, (F(GUEST_CR3) & 0xffffffe0) + n * 8, 8);
 }
 
 /* SDM "VM-Entry Failures During or After Loading Guest State": exit qualification. */

@@ -14,7 +14,8 @@ static void take_controls(struct vmx *v)
 static void copy_vmcs(struct vmx *v)
 {
 	static const u64 widths[VF_COUNT] = {
-#define FIELD(enc, name, kind, gate) [VF_##name] = ((enc) >> 13) == 0 ? 0xffff : ((enc) >> 13) == 2 ? 0xffffffff : ~(u64)0,
+#define FIELD(enc, name, kind, gate) \
+	[VF_##name] = ((enc) >> 13) == 0 ? 0xffff : ((enc) >> 13) == 2 ? 0xffffffff : ~(u64)0,
 #include "vmx/fields.def"
 #undef FIELD
 	};
@@ -56,12 +57,14 @@ void vmx_bind_guest(struct cpu *c)
 
 static void load_segments(struct cpu *c, const u64 *f)
 {
-	struct seg *to[8] = { &c->arch.seg[SEG_ES], &c->arch.seg[SEG_CS], &c->arch.seg[SEG_SS], &c->arch.seg[SEG_DS], &c->arch.seg[SEG_FS],
-		&c->arch.seg[SEG_GS], &c->arch.ldtr, &c->arch.tr };
+	struct seg *to[8] = {&c->arch.seg[SEG_ES], &c->arch.seg[SEG_CS], &c->arch.seg[SEG_SS], &c->arch.seg[SEG_DS],
+			     &c->arch.seg[SEG_FS], &c->arch.seg[SEG_GS], &c->arch.ldtr,	       &c->arch.tr};
 
 	for (unsigned n = 0; n < 8; n++)
-		*to[n] = (struct seg){ .base = f[VF_GUEST_ES_BASE + n], .limit = f[VF_GUEST_ES_LIMIT + n], .attr = f[VF_GUEST_ES_AR + n] & 0x1f0ff,
-			.sel = f[VF_GUEST_ES_SELECTOR + n] };
+		*to[n] = (struct seg){.base = f[VF_GUEST_ES_BASE + n],
+				      .limit = f[VF_GUEST_ES_LIMIT + n],
+				      .attr = f[VF_GUEST_ES_AR + n] & 0x1f0ff,
+				      .sel = f[VF_GUEST_ES_SELECTOR + n]};
 	c->arch.gdtr = (struct dtable){ .base = f[VF_GUEST_GDTR_BASE], .limit = f[VF_GUEST_GDTR_LIMIT] };
 	c->arch.idtr = (struct dtable){ .base = f[VF_GUEST_IDTR_BASE], .limit = f[VF_GUEST_IDTR_LIMIT] };
 	c->arch.cpl = SEG_DPL(c->arch.seg[SEG_SS].attr);
@@ -112,7 +115,8 @@ static void load_guest(struct cpu *c, const struct check_ctx *k)
 	mmu_switch(c);
 }
 
-/* SDM "VM-Entry Failures During or After Loading Guest State": the host's state is loaded as by a VM exit, nothing of the guest is saved. */
+/* SDM "VM-Entry Failures During or After Loading Guest State": the host's state is loaded as by a VM exit, nothing of
+ * the guest is saved. */
 static void entry_failed(struct cpu *c, struct vmx_failure *fail, u32 reason)
 {
 	struct vmx *v = vmx_of(c);
@@ -131,7 +135,8 @@ static void entry_failed(struct cpu *c, struct vmx_failure *fail, u32 reason)
 /* SDM "Event Injection". */
 static void inject(struct cpu *c, const u64 *f)
 {
-	static const u8 kinds[8] = { EVENT_EXT_INT, EVENT_NONE, EVENT_NMI, EVENT_FAULT, EVENT_SOFT_INT, EVENT_ICEBP, EVENT_SOFT_EXC, EVENT_NONE };
+	static const u8 kinds[8] = {EVENT_EXT_INT,  EVENT_NONE,	 EVENT_NMI,	 EVENT_FAULT,
+				    EVENT_SOFT_INT, EVENT_ICEBP, EVENT_SOFT_EXC, EVENT_NONE};
 	u32 info = f[VF_ENTRY_INTR_INFO];
 	unsigned type = bits(info, 10, 8);
 
@@ -139,8 +144,11 @@ static void inject(struct cpu *c, const u64 *f)
 		c->mtf = MTF_DUE;
 		return;
 	}
-	c->arch.inject = (struct event){ .kind = kinds[type], .vector = info & 0xff, .has_error = info >> 11 & 1, .error = f[VF_ENTRY_EXCEPTION_ERROR],
-		.insn_len = f[VF_ENTRY_INSN_LENGTH] };
+	c->arch.inject = (struct event){.kind = kinds[type],
+					.vector = info & 0xff,
+					.has_error = info >> 11 & 1,
+					.error = f[VF_ENTRY_EXCEPTION_ERROR],
+					.insn_len = f[VF_ENTRY_INSN_LENGTH]};
 	cpu_pend(c, PEND_INJECT);
 }
 
@@ -163,14 +171,17 @@ static void start_guest(struct cpu *c)
 	if (f[VF_GUEST_ACTIVITY] != ACT_ACTIVE && c->arch.inject.kind == EVENT_NONE)
 		cpu_halt(c, f[VF_GUEST_ACTIVITY]);
 	cpu_pend(c, PEND_VIRT | PEND_TIMER);
-	if ((c->arch.shadow & (SHADOW_STI | SHADOW_MOVSS)) || (c->arch.rflags & FLAG_TF) || c->mtf != MTF_OFF || c->arch.pending_dbg)
+	if ((c->arch.shadow & (SHADOW_STI | SHADOW_MOVSS)) || (c->arch.rflags & FLAG_TF) || c->mtf != MTF_OFF ||
+	    c->arch.pending_dbg)
 		cpu_pend(c, PEND_STEP);
 	cpu_unblocked(c);
 	c->stats.vmentries++;
 	if (trace_on(TRACE_VMENTRY))
-		trace_line(TRACE_VMENTRY, "cpu%u vmcs %llx rip %llx cr0 %llx cr3 %llx cr4 %llx flags %llx inject %x", c->index, (unsigned long long)v->s.vmcs_ptr,
-			   (unsigned long long)c->arch.rip, (unsigned long long)c->arch.cr0, (unsigned long long)c->arch.cr3,
-			   (unsigned long long)c->arch.cr4, (unsigned long long)cpu_rflags(c), (u32)f[VF_ENTRY_INTR_INFO]);
+		trace_line(TRACE_VMENTRY, "cpu%u vmcs %llx rip %llx cr0 %llx cr3 %llx cr4 %llx flags %llx inject %x",
+			   c->index, (unsigned long long)v->s.vmcs_ptr, (unsigned long long)c->arch.rip,
+			   (unsigned long long)c->arch.cr0, (unsigned long long)c->arch.cr3,
+			   (unsigned long long)c->arch.cr4, (unsigned long long)cpu_rflags(c),
+			   (u32)f[VF_ENTRY_INTR_INFO]);
 }
 
 static enum step enter_checked(struct cpu *c, bool launch)

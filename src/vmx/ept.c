@@ -103,7 +103,8 @@ static void walk(struct cpu *c, u64 at, struct ept_walk *w)
 	w->end = EPT_OK;
 }
 
-/* The rights that an access needs. With A/D flags, accesses to guest paging structures count as writes (SDM "Accessed and Dirty Flags for EPT"). */
+/* The rights that an access needs. With A/D flags, accesses to guest paging structures count as writes (SDM "Accessed
+ * and Dirty Flags for EPT"). */
 static u64 needed(const struct vmx *v, u32 acc, enum npt_use use)
 {
 	u64 need = (acc & ACC_R ? EPT_R : 0) | (acc & ACC_W ? EPT_W : 0);
@@ -128,7 +129,8 @@ static bool exit_wanted(struct cpu *c, u32 reason, u64 q, u64 at, bool la_valid,
 }
 
 /* SDM "Exit Qualification for EPT Violations". Bit 12 is added when the exit is taken. */
-static bool violation(struct cpu *c, u64 at, const struct ept_walk *w, u64 need, enum npt_use use, bool la_valid, u64 la)
+static bool violation(struct cpu *c, u64 at, const struct ept_walk *w, u64 need, enum npt_use use, bool la_valid,
+		      u64 la)
 {
 	struct vmx *v = vmx_of(c);
 	u64 q = (need & (EPT_R | EPT_W)) | (need & (EPT_X | EPT_XU) ? BIT(2) : 0) | (w->rights & 7) << 3;
@@ -138,7 +140,8 @@ static bool violation(struct cpu *c, u64 at, const struct ept_walk *w, u64 need,
 	if (la_valid)
 		q |= BIT(7) | (use == NPT_DATA ? BIT(8) : 0);
 	exit_wanted(c, EXIT_EPT_VIOLATION, q, at, la_valid, la);
-	v->pend.convertible = has(v, CTL_PROC2_EPT_VE) && (c->arch.cr0 & CR0_PE) && w->n && !(w->step[w->n - 1].value & EPT_SUPPRESS_VE);
+	v->pend.convertible =
+		has(v, CTL_PROC2_EPT_VE) && (c->arch.cr0 & CR0_PE) && w->n && !(w->step[w->n - 1].value & EPT_SUPPRESS_VE);
 	return false;
 }
 

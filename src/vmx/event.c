@@ -50,7 +50,8 @@ bool vmx_event(struct cpu *c, const struct event *ev, const struct event *during
 	v->x.intr = vmx_event_info(ev);
 	v->x.intr_error = ev->has_error ? ev->error : 0;
 	bool soft = ev->kind == EVENT_SOFT_EXC || ev->kind == EVENT_ICEBP;
-	/* SDM "Information for VM Exits During Event Delivery": a double fault is not during delivery of the first event. */
+	/* SDM "Information for VM Exits During Event Delivery": a double fault is not during delivery of the first
+	 * event. */
 	if (ev->vector != VEC_DF)
 		vmx_set_vectoring(c, during);
 	if (!v->x.vectoring && ev->vector != VEC_DF && ev->kind == EVENT_FAULT && iret_unblocked(c))
@@ -99,7 +100,8 @@ void vmx_want_exit(struct cpu *c, u32 reason, u64 qualification)
 	c->fault = (struct event){ .kind = EVENT_VIRT };
 }
 
-/* Length of the instruction at rip: not required for EPT and APIC-access exits, but processors give it; KVM uses it for misconfigurations. */
+/* Length of the instruction at rip: not required for EPT and APIC-access exits, but processors give it; KVM uses it for
+ * misconfigurations. */
 static unsigned insn_length(struct cpu *c)
 {
 	struct vmx *v = vmx_of(c);

@@ -9,11 +9,12 @@ u64 vmx_cr0_merge(u64 now, u64 wanted) { return (now & CR0_KEPT) | (wanted & ~CR
 
 u64 vmx_timer_now(const struct cpu *c) { return clock_mul_div(cpu_now(c), c->tsc_khz, 1000000) >> VMX_TIMER_SHIFT; }
 
-/* SDM "Interruption-information": external interrupt 0, NMI 2, hardware exception 3, software interrupt 4, INT1 5, INT3 and INTO 6. */
+/* SDM "Interruption-information": external interrupt 0, NMI 2, hardware exception 3, software interrupt 4, INT1 5, INT3
+ * and INTO 6. */
 u32 vmx_event_info(const struct event *ev)
 {
-	static const u8 type[] = { [EVENT_FAULT] = 3, [EVENT_TRAP] = 3, [EVENT_SOFT_INT] = 4, [EVENT_SOFT_EXC] = 6, [EVENT_ICEBP] = 5,
-		[EVENT_EXT_INT] = 0, [EVENT_NMI] = 2 };
+	static const u8 type[] = {[EVENT_FAULT] = 3, [EVENT_TRAP] = 3,	  [EVENT_SOFT_INT] = 4, [EVENT_SOFT_EXC] = 6,
+				  [EVENT_ICEBP] = 5, [EVENT_EXT_INT] = 0, [EVENT_NMI] = 2};
 	if (!ev || ev->kind == EVENT_NONE || ev->kind >= array_len(type))
 		return 0;
 	return BIT(31) | ev->vector | type[ev->kind] << 8 | (ev->has_error ? BIT(11) : 0);
@@ -124,9 +125,9 @@ static void trace_exit(const struct cpu *c, u32 reason, u64 qualification)
 {
 	const struct exit_info *x = &vmx_of(c)->x;
 
-	trace_line(TRACE_VMEXIT, "cpu%u %s rip %llx qual %llx intr %x vect %x len %u gla %llx gpa %llx", c->index, vmx_exit_name(reason & 0xffff),
-		   (unsigned long long)c->arch.rip, (unsigned long long)qualification, x->intr, x->vectoring, x->len,
-		   (unsigned long long)x->linear, (unsigned long long)x->physical);
+	trace_line(TRACE_VMEXIT, "cpu%u %s rip %llx qual %llx intr %x vect %x len %u gla %llx gpa %llx", c->index,
+		   vmx_exit_name(reason & 0xffff), (unsigned long long)c->arch.rip, (unsigned long long)qualification,
+		   x->intr, x->vectoring, x->len, (unsigned long long)x->linear, (unsigned long long)x->physical);
 }
 
 /* ---- host state (SDM "Loading Host State") ---- */
@@ -148,7 +149,8 @@ static void load_host_segments(struct cpu *c, const u64 *f, bool host64)
 	s[SEG_FS] = flat_segment(f[VF_HOST_FS_SELECTOR], f[VF_HOST_FS_BASE], data);
 	s[SEG_GS] = flat_segment(f[VF_HOST_GS_SELECTOR], f[VF_HOST_GS_BASE], data);
 	s[SEG_CS].attr &= ~(u32)SEG_UNUSABLE;
-	c->arch.tr = (struct seg){ .base = f[VF_HOST_TR_BASE], .limit = 0x67, .attr = 11 | SEG_P, .sel = f[VF_HOST_TR_SELECTOR] };
+	c->arch.tr =
+		(struct seg){.base = f[VF_HOST_TR_BASE], .limit = 0x67, .attr = 11 | SEG_P, .sel = f[VF_HOST_TR_SELECTOR]};
 	c->arch.ldtr = (struct seg){ .attr = SEG_UNUSABLE };
 	c->arch.gdtr = (struct dtable){ .base = f[VF_HOST_GDTR_BASE], .limit = 0xffff };
 	c->arch.idtr = (struct dtable){ .base = f[VF_HOST_IDTR_BASE], .limit = 0xffff };
@@ -195,7 +197,8 @@ void vmx_load_host(struct cpu *c)
 	c->arch.inject.kind = EVENT_NONE;
 	cpu_unpend(c, PEND_INJECT);
 	cpu_set_rflags(c, FLAG_FIXED1);
-	cpu_load_control(c, vmx_cr0_merge(c->arch.cr0, f[VF_HOST_CR0]), f[VF_HOST_CR3] & ~v->phys_mask, cr4, host_efer(c, v, host64));
+	cpu_load_control(c, vmx_cr0_merge(c->arch.cr0, f[VF_HOST_CR0]), f[VF_HOST_CR3] & ~v->phys_mask, cr4,
+			 host_efer(c, v, host64));
 	cpu_update_mode(c);
 	mmu_switch(c);
 	/* SDM "Loading Page-Directory-Pointer-Table Entries": VMX abort when a PAE host's are bad. */

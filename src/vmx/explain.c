@@ -3,7 +3,8 @@
 #include <stdio.h>
 
 #define BITS NULL
-#define CHECK(group_, id_, field_, when, bad, must_, because_, section_) [CHECK_##id_] = { VMX_CHECK_##group_, #id_, must_, because_, section_ },
+#define CHECK(group_, id_, field_, when, bad, must_, because_, section_) \
+	[CHECK_##id_] = {VMX_CHECK_##group_, #id_, must_, because_, section_},
 static const struct check_text {
 	enum vmx_check_group group;
 	const char *id, *must, *because, *section; /* must NULL: each offending bit must have the opposite value */
@@ -32,16 +33,25 @@ const char *vmx_error_text(unsigned number)
 	return number < array_len(text) && text[number] ? text[number] : "?";
 }
 
-static const char *const cr0_bits[32] = { [0] = "PE", [1] = "MP", [2] = "EM", [3] = "TS", [4] = "ET", [5] = "NE", [16] = "WP", [18] = "AM",
-	[29] = "NW", [30] = "CD", [31] = "PG" };
-static const char *const cr4_bits[32] = { [0] = "VME", [1] = "PVI", [2] = "TSD", [3] = "DE", [4] = "PSE", [5] = "PAE", [6] = "MCE", [7] = "PGE",
-	[8] = "PCE", [9] = "OSFXSR", [10] = "OSXMMEXCPT", [11] = "UMIP", [12] = "LA57", [13] = "VMXE", [14] = "SMXE", [16] = "FSGSBASE",
-	[17] = "PCIDE", [18] = "OSXSAVE", [20] = "SMEP", [21] = "SMAP", [22] = "PKE", [23] = "CET", [24] = "PKS" };
-static const char *const flag_bits[32] = { [0] = "CF", [1] = "fixed 1", [2] = "PF", [4] = "AF", [6] = "ZF", [7] = "SF", [8] = "TF", [9] = "IF", [10] = "DF",
-	[11] = "OF", [14] = "NT", [16] = "RF", [17] = "VM", [18] = "AC", [19] = "VIF", [20] = "VIP", [21] = "ID" };
+static const char *const cr0_bits[32] = {[0] = "PE",  [1] = "MP",  [2] = "EM",	[3] = "TS",  [4] = "ET", [5] = "NE",
+					 [16] = "WP", [18] = "AM", [29] = "NW", [30] = "CD", [31] = "PG"};
+static const char *const cr4_bits[32] = {
+	[0] = "VME",   [1] = "PVI",	  [2] = "TSD",	 [3] = "DE",	    [4] = "PSE",	 [5] = "PAE",
+	[6] = "MCE",   [7] = "PGE",	  [8] = "PCE",	 [9] = "OSFXSR",    [10] = "OSXMMEXCPT", [11] = "UMIP",
+	[12] = "LA57", [13] = "VMXE", [14] = "SMXE", [16] = "FSGSBASE", [17] = "PCIDE",	 [18] = "OSXSAVE",
+	[20] = "SMEP", [21] = "SMAP", [22] = "PKE",	 [23] = "CET",	    [24] = "PKS"};
+static const char *const flag_bits[32] = {
+	[0] = "CF",	 [1] = "fixed 1", [2] = "PF",	[4] = "AF",   [6] = "ZF",  [7] = "SF",
+	[8] = "TF",	 [9] = "IF",	  [10] = "DF",	[11] = "OF",  [14] = "NT", [16] = "RF",
+	[17] = "VM", [18] = "AC",	  [19] = "VIF", [20] = "VIP", [21] = "ID"};
 static const char *const efer_bits[32] = { [0] = "SCE", [8] = "LME", [10] = "LMA", [11] = "NXE", [12] = "SVME" };
-static const char *const ar_bits[32] = { [4] = "S", [7] = "P", [12] = "AVL", [13] = "L", [14] = "D/B", [15] = "G", [16] = "unusable" };
-static const char *const blocking_bits[32] = { [0] = "blocking by STI", [1] = "blocking by MOV SS", [2] = "blocking by SMI", [3] = "blocking by NMI", [4] = "enclave" };
+static const char *const ar_bits[32] = {
+	[4] = "S", [7] = "P", [12] = "AVL", [13] = "L", [14] = "D/B", [15] = "G", [16] = "unusable"};
+static const char *const blocking_bits[32] = {[0] = "blocking by STI",
+					      [1] = "blocking by MOV SS",
+					      [2] = "blocking by SMI",
+					      [3] = "blocking by NMI",
+					      [4] = "enclave"};
 
 static const char *bit_name(u32 encoding, unsigned n)
 {
@@ -60,7 +70,12 @@ static const char *bit_name(u32 encoding, unsigned n)
 	case VF_GUEST_EFER: case VF_HOST_EFER: names = efer_bits; break;
 	case VF_GUEST_RFLAGS: names = flag_bits; break;
 	case VF_GUEST_INTERRUPTIBILITY: names = blocking_bits; break;
-	case VF_GUEST_ES_AR: case VF_GUEST_CS_AR: case VF_GUEST_SS_AR: case VF_GUEST_DS_AR: case VF_GUEST_FS_AR: case VF_GUEST_GS_AR:
+	case VF_GUEST_ES_AR:
+	case VF_GUEST_CS_AR:
+	case VF_GUEST_SS_AR:
+	case VF_GUEST_DS_AR:
+	case VF_GUEST_FS_AR:
+	case VF_GUEST_GS_AR:
 	case VF_GUEST_LDTR_AR: case VF_GUEST_TR_AR: names = ar_bits; break;
 	}
 	return names ? names[n] : NULL;
@@ -75,8 +90,8 @@ static size_t say_bits(char *to, size_t room, u64 value, u64 bad, u32 encoding)
 		if (!(bad >> n & 1))
 			continue;
 		unsigned last = n;
-		while (last < 63 && (bad >> (last + 1) & 1) && !bit_name(encoding, last + 1) && !bit_name(encoding, n) &&
-		       (value >> (last + 1) & 1) == (value >> n & 1))
+		while (last < 63 && (bad >> (last + 1) & 1) && !bit_name(encoding, last + 1) &&
+		       !bit_name(encoding, n) && (value >> (last + 1) & 1) == (value >> n & 1))
 			last++;
 		const char *name = bit_name(encoding, n);
 		used += snprintf(to + used, room - used, "%s%s %u", used ? ", " : "", last > n ? "bits" : "bit", last);
@@ -93,25 +108,27 @@ static size_t say_bits(char *to, size_t room, u64 value, u64 bad, u32 encoding)
 
 char *vmx_explain_failure(const struct vmx_failure *f, char *buf, size_t size)
 {
-	static const char *const groups[VMX_CHECK_GROUPS] = { "controls, VM-instruction error", "host state, VM-instruction error", "guest state, reason",
-		"MSR loading, reason" };
+	static const char *const groups[VMX_CHECK_GROUPS] = {"controls, VM-instruction error",
+							     "host state, VM-instruction error", "guest state, reason",
+							     "MSR loading, reason"};
 	const struct check_text *t = &check_text[f->check < CHECK_COUNT ? f->check : 0];
 	const char *field = vmx_field_name(f->field);
 	char what[512];
 
 	if (t->group == VMX_CHECK_MSR_LIST)
-		snprintf(what, sizeof(what), "%s (entry %llu, MSR 0x%x, value 0x%llx)", t->must, (unsigned long long)f->qualification, f->detail,
-			 (unsigned long long)f->value);
+		snprintf(what, sizeof(what), "%s (entry %llu, MSR 0x%x, value 0x%llx)", t->must,
+			 (unsigned long long)f->qualification, f->detail, (unsigned long long)f->value);
 	else if (t->must)
 		snprintf(what, sizeof(what), "it %s", t->must);
 	else
 		say_bits(what, sizeof(what), f->value, f->bad, f->field);
 	if (t->group == VMX_CHECK_MSR_LIST)
-		snprintf(buf, size, "VM entry failed (%s %u): the VM-entry MSR-load area %s, because %s [SDM \"%s\"]", groups[t->group], f->reason, what,
-			 t->because, t->section);
+		snprintf(buf, size, "VM entry failed (%s %u): the VM-entry MSR-load area %s, because %s [SDM \"%s\"]",
+			 groups[t->group], f->reason, what, t->because, t->section);
 	else
-		snprintf(buf, size, "VM entry failed (%s %u): %s = 0x%llx: %s, because %s [SDM \"%s\"]", groups[t->group], f->reason, field ? field : "?",
-			 (unsigned long long)f->value, what, t->because, t->section);
+		snprintf(buf, size, "VM entry failed (%s %u): %s = 0x%llx: %s, because %s [SDM \"%s\"]",
+			 groups[t->group], f->reason, field ? field : "?", (unsigned long long)f->value, what,
+			 t->because, t->section);
 	return buf;
 }
 
@@ -141,7 +158,8 @@ void vmx_report_failure(struct cpu *c, struct vmx_failure *fail, u64 vmcs)
 		return;
 	vmx_explain_failure(fail, text, sizeof(text));
 	if (trace_on(TRACE_VMENTRY))
-		trace_line(TRACE_VMENTRY, "cpu%u vmcs %llx rip %llx: %s", c->index, (unsigned long long)vmcs, (unsigned long long)fail->rip, text);
+		trace_line(TRACE_VMENTRY, "cpu%u vmcs %llx rip %llx: %s", c->index, (unsigned long long)vmcs,
+			   (unsigned long long)fail->rip, text);
 	if (first)
 		log_info("%s", text);
 }

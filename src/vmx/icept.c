@@ -1,4 +1,5 @@
-/* Which instructions exit, and with what qualification (SDM "Instructions That Cause VM Exits", "Exit Qualification"). */
+/* Which instructions exit, and with what qualification (SDM "Instructions That Cause VM Exits", "Exit Qualification").
+ */
 #include "vmx/priv.h"
 
 static bool leave(struct cpu *c, u32 reason, u64 qualification, const struct insn *i, u32 info)
@@ -7,7 +8,8 @@ static bool leave(struct cpu *c, u32 reason, u64 qualification, const struct ins
 	return true;
 }
 
-/* An instruction that the controls take away: #UD through the guest's IDT (or its exit), after which the handler just leaves the block. */
+/* An instruction that the controls take away: #UD through the guest's IDT (or its exit), after which the handler just
+ * leaves the block. */
 static bool undefined(struct cpu *c)
 {
 	cpu_ud(c);
@@ -59,7 +61,8 @@ static bool cr_read(struct cpu *c, const struct insn *i, u64 cr, u64 gpr)
 static bool clts(struct cpu *c, const struct insn *i)
 {
 	const struct vmx *v = vmx_of(c);
-	return (v->f[VF_CR0_MASK] & v->f[VF_CR0_SHADOW] & CR0_TS) && leave(c, EXIT_CR_ACCESS, cr_qualification(0, CR_CLTS, 0), i, 0);
+	return (v->f[VF_CR0_MASK] & v->f[VF_CR0_SHADOW] & CR0_TS) &&
+	       leave(c, EXIT_CR_ACCESS, cr_qualification(0, CR_CLTS, 0), i, 0);
 }
 
 static bool lmsw(struct cpu *c, const struct insn *i, u64 source, u64 from_memory)
@@ -74,7 +77,8 @@ static bool lmsw(struct cpu *c, const struct insn *i, u64 source, u64 from_memor
 		v->x.linear = vmx_linear(c, i);
 		v->x.has_linear = true;
 	}
-	return leave(c, EXIT_CR_ACCESS, cr_qualification(0, CR_LMSW, 0) | (from_memory ? BIT(6) : 0) | (source & 0xffff) << 16, i, 0);
+	return leave(c, EXIT_CR_ACCESS,
+		     cr_qualification(0, CR_LMSW, 0) | (from_memory ? BIT(6) : 0) | (source & 0xffff) << 16, i, 0);
 }
 
 /* ---- ports ---- */
@@ -179,7 +183,8 @@ static bool xsaves(struct cpu *c, const struct insn *i, u32 reason)
 
 	if (!has(v, CTL_PROC2_XSAVES))
 		return undefined(c);
-	return (v->f[VF_XSS_EXIT_BITMAP] & c->arch.xss & wanted) && leave(c, reason, vmx_info_disp(c, i), i, vmx_info_mem(i, 0, false));
+	return (v->f[VF_XSS_EXIT_BITMAP] & c->arch.xss & wanted) &&
+	       leave(c, reason, vmx_info_disp(c, i), i, vmx_info_mem(i, 0, false));
 }
 
 /* Through a gate, the switch happens while an event is delivered (SDM "Exit Qualification for Task Switches"). */
@@ -194,7 +199,8 @@ static bool task_switch(struct cpu *c, const struct insn *i, u64 selector, u64 s
 	return true;
 }
 
-/* Asked before IRET ends NMI blocking: a fault of this IRET must tell that it did (SDM "Information for VM Exits Due to Vectored Events", bit 12). */
+/* Asked before IRET ends NMI blocking: a fault of this IRET must tell that it did (SDM "Information for VM Exits Due to
+ * Vectored Events", bit 12). */
 static bool iret(struct cpu *c)
 {
 	struct vmx *v = vmx_of(c);
@@ -212,7 +218,8 @@ bool vmx_icept(struct cpu *c, enum icept what, const struct insn *i, u64 a, u64 
 
 	switch (what) {
 #define ICEPT(id, ctl, reason, q, info) \
-	case ICEPT_##id: return (CTL_##ctl == CTL_ALWAYS || has(v, CTL_##ctl & 0xff)) && leave(c, EXIT_##reason, q, i, info);
+	case ICEPT_##id: \
+		return (CTL_##ctl == CTL_ALWAYS || has(v, CTL_##ctl & 0xff)) && leave(c, EXIT_##reason, q, i, info);
 #include "vmx/icepts.def"
 #undef ICEPT
 	case ICEPT_RDTSCP: return rdtscp(c, i);
@@ -231,7 +238,11 @@ bool vmx_icept(struct cpu *c, enum icept what, const struct insn *i, u64 a, u64 
 	case ICEPT_XRSTORS: return xsaves(c, i, EXIT_XRSTORS);
 	case ICEPT_TASK_SWITCH: return task_switch(c, i, a, b);
 	case ICEPT_IRET: return iret(c);
-	case ICEPT_SMSW: case ICEPT_PUSHF: case ICEPT_POPF: case ICEPT_SOFT_INT: case ICEPT_COUNT: break; /* not in VMX */
+	case ICEPT_SMSW:
+	case ICEPT_PUSHF:
+	case ICEPT_POPF:
+	case ICEPT_SOFT_INT:
+	case ICEPT_COUNT: break; /* not in VMX */
 	}
 	return false;
 }

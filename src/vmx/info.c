@@ -39,7 +39,10 @@ u32 vmx_info_vmaccess(const struct insn *i, u32 reg1, u32 reg2)
 	return (i->flags & INSN_MEM ? mem_fields(i) : BIT(10) | reg1 << 3) | reg2 << 28;
 }
 
-u32 vmx_info_rdrand(const struct insn *i) { return (u32)i->dst << 3 | (i->opsize == 2 ? 0 : i->opsize == 4 ? 1 : 2) << 11; }
+u32 vmx_info_rdrand(const struct insn *i)
+{
+	return (u32)i->dst << 3 | (i->opsize == 2 ? 0 : i->opsize == 4 ? 1 : 2) << 11;
+}
 
 u32 vmx_info_string_io(const struct insn *i) { return asize_code(i) | (u32)i->seg << 15; }
 

@@ -12,7 +12,8 @@ static enum step succeed(struct cpu *c)
 	return STEP_END;
 }
 
-/* e 0 asks for VMfailInvalid. The error number goes to the current VMCS, also in non-root operation (VMCS shadowing). */
+/* e 0 asks for VMfailInvalid. The error number goes to the current VMCS, also in non-root operation (VMCS shadowing).
+ */
 enum step vmx_fail(struct cpu *c, enum vmx_error e)
 {
 	struct vmx *v = vmx_of(c);
@@ -33,7 +34,8 @@ enum step vmx_fail(struct cpu *c, enum vmx_error e)
 /* CR0.PE = 0, RFLAGS.VM = 1, or compatibility mode. */
 static bool wrong_mode(const struct cpu *c)
 {
-	return !(c->arch.cr0 & CR0_PE) || (c->arch.rflags & FLAG_VM) || ((c->arch.efer & EFER_LMA) && !(c->mode & MODE_L));
+	return !(c->arch.cr0 & CR0_PE) || (c->arch.rflags & FLAG_VM) ||
+	       ((c->arch.efer & EFER_LMA) && !(c->mode & MODE_L));
 }
 
 static bool long_mode(const struct cpu *c) { return c->mode & MODE_L; }
@@ -150,7 +152,8 @@ static enum step vmptrst(struct cpu *c, const struct insn *i)
 
 /* ---- VMREAD, VMWRITE ---- */
 
-/* The VMCS that they access: the current one, or in non-root operation with VMCS shadowing the one at the link pointer. */
+/* The VMCS that they access: the current one, or in non-root operation with VMCS shadowing the one at the link pointer.
+ */
 struct access {
 	struct vmcs *m;
 	i64 frame;
@@ -214,8 +217,8 @@ static enum step vmread(struct cpu *c, const struct insn *i)
 		value >>= 32;
 	value &= operand_mask(c);
 	if (trace_on(TRACE_VMX))
-		trace_line(TRACE_VMX, "cpu%u rip %llx VMREAD %s = %llx", c->index, (unsigned long long)c->arch.rip, vmcs_fields[slot].name,
-			   (unsigned long long)value);
+		trace_line(TRACE_VMX, "cpu%u rip %llx VMREAD %s = %llx", c->index, (unsigned long long)c->arch.rip,
+			   vmcs_fields[slot].name, (unsigned long long)value);
 	if (!(i->flags & INSN_MEM))
 		c->arch.gpr[i->dst] = value;
 	else if (!vmx_write_mem(c, i, &value, long_mode(c) ? 8 : 4))
@@ -249,8 +252,8 @@ static enum step vmwrite(struct cpu *c, const struct insn *i)
 	vmcs_set(a.m, slot, value & vmcs_mask(slot));
 	vmx_page_written(c, a.frame, offsetof(struct vmcs, f) + slot * 8, 8);
 	if (trace_on(TRACE_VMX))
-		trace_line(TRACE_VMX, "cpu%u rip %llx VMWRITE %s := %llx", c->index, (unsigned long long)c->arch.rip, vmcs_fields[slot].name,
-			   (unsigned long long)value);
+		trace_line(TRACE_VMX, "cpu%u rip %llx VMWRITE %s := %llx", c->index, (unsigned long long)c->arch.rip,
+			   vmcs_fields[slot].name, (unsigned long long)value);
 	return succeed(c);
 }
 
@@ -335,7 +338,8 @@ static enum step vmcall(struct cpu *c, const struct insn *i)
 static enum step vmlaunch(struct cpu *c, const struct insn *i) { return vmx_enter(c, true); }
 static enum step vmresume(struct cpu *c, const struct insn *i) { return vmx_enter(c, false); }
 
-/* Instructions of the usual shape: #UD outside VMX operation or in the wrong mode, VM exit in non-root operation, #GP above CPL 0, then the work. */
+/* Instructions of the usual shape: #UD outside VMX operation or in the wrong mode, VM exit in non-root operation, #GP
+ * above CPL 0, then the work. */
 enum shape { SHAPE_PLAIN, SHAPE_MEM, SHAPE_MEM_REG };
 static const struct vmx_row {
 	u16 op;

@@ -13,7 +13,8 @@ static struct msr_entry fetch(struct cpu *c, u64 list, u64 n)
 	return e;
 }
 
-/* x2APIC registers may not be touched by the lists while in x2APIC mode; 9Bh and 79h, 8Bh belong to SMM and to microcode loading. */
+/* x2APIC registers may not be touched by the lists while in x2APIC mode; 9Bh and 79h, 8Bh belong to SMM and to
+ * microcode loading. */
 static bool forbidden(const struct cpu *c, u32 msr)
 {
 	if (msr >> 8 == 8)
@@ -21,9 +22,13 @@ static bool forbidden(const struct cpu *c, u32 msr)
 	return msr == 0x9b || msr == 0x79 || msr == 0x8b;
 }
 
-static bool load_forbidden(const struct cpu *c, u32 msr) { return msr == 0xc0000100 || msr == 0xc0000101 || forbidden(c, msr); }
+static bool load_forbidden(const struct cpu *c, u32 msr)
+{
+	return msr == 0xc0000100 || msr == 0xc0000101 || forbidden(c, msr);
+}
 
-/* 0, or the number of the first entry that failed. A list longer than IA32_VMX_MISC recommends is undefined behaviour: it stops with a failure. */
+/* 0, or the number of the first entry that failed. A list longer than IA32_VMX_MISC recommends is undefined behaviour:
+ * it stops with a failure. */
 static u32 load_list(struct cpu *c, u64 list, u32 count, struct msr_entry *e, enum vmx_check *why)
 {
 	for (u32 n = 0; n < count; n++) {

@@ -24,7 +24,8 @@ static u64 cr_merge(const struct cpu *c, unsigned cr, u64 wanted)
 static bool cr_allowed(const struct cpu *c, unsigned cr, u64 value)
 {
 	const struct vmx *v = vmx_of(c);
-	u64 fixed0 = cr ? v->caps.cr4_fixed0 : v->caps.cr0_fixed0, fixed1 = cr ? v->caps.cr4_fixed1 : v->caps.cr0_fixed1;
+	u64 fixed0 = cr ? v->caps.cr4_fixed0 : v->caps.cr0_fixed0,
+	    fixed1 = cr ? v->caps.cr4_fixed1 : v->caps.cr0_fixed1;
 
 	if (!v->s.on)
 		return true;

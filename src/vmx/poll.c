@@ -1,5 +1,5 @@
-/* What can stop a nested guest at an instruction boundary: MTF, windows, the preemption timer, interrupts and NMIs, virtual interrupts
- * (SDM "Other Causes of VM Exits", "Priority Among Concurrent Events"). */
+/* What can stop a nested guest at an instruction boundary: MTF, windows, the preemption timer, interrupts and NMIs,
+ * virtual interrupts (SDM "Other Causes of VM Exits", "Priority Among Concurrent Events"). */
 #include "vmx/priv.h"
 
 static u64 timer_deadline(const struct cpu *c)
@@ -68,15 +68,18 @@ static bool poll_nmi(struct cpu *c)
 
 static bool intr_window_open(const struct cpu *c)
 {
-	return (c->arch.rflags & FLAG_IF) && !(c->arch.shadow & (SHADOW_STI | SHADOW_MOVSS)) && c->arch.activity <= ACT_HLT;
+	return (c->arch.rflags & FLAG_IF) && !(c->arch.shadow & (SHADOW_STI | SHADOW_MOVSS)) &&
+	       c->arch.activity <= ACT_HLT;
 }
 
-/* External interrupts with exiting are not masked by IF. Posted-interrupt notifications do not exit (SDM "Posted-Interrupt Processing"). */
+/* External interrupts with exiting are not masked by IF. Posted-interrupt notifications do not exit (SDM
+ * "Posted-Interrupt Processing"). */
 static bool poll_interrupt(struct cpu *c)
 {
 	struct vmx *v = vmx_of(c);
 
-	if (!has(v, CTL_PIN_EXT_INTR) || c->arch.activity > ACT_HLT || (c->arch.shadow & (SHADOW_STI | SHADOW_MOVSS)) || !c->intc)
+	if (!has(v, CTL_PIN_EXT_INTR) || c->arch.activity > ACT_HLT || (c->arch.shadow & (SHADOW_STI | SHADOW_MOVSS)) ||
+	    !c->intc)
 		return false;
 	while (c->intc->pending(c->intc_state) >= 0) {
 		int vector = -1;

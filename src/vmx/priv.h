@@ -83,11 +83,18 @@ struct vmcs {
 };
 _Static_assert(sizeof(struct vmcs) <= PAGE_SIZE, "VMCS does not fit in its page");
 
-static inline u64 vmcs_get(const struct vmcs *m, enum vmcs_slot s) { return __atomic_load_n(&m->f[s], __ATOMIC_RELAXED); }
-static inline void vmcs_set(struct vmcs *m, enum vmcs_slot s, u64 v) { __atomic_store_n(&m->f[s], v, __ATOMIC_RELAXED); }
+static inline u64 vmcs_get(const struct vmcs *m, enum vmcs_slot s)
+{
+	return __atomic_load_n(&m->f[s], __ATOMIC_RELAXED);
+}
+static inline void vmcs_set(struct vmcs *m, enum vmcs_slot s, u64 v)
+{
+	__atomic_store_n(&m->f[s], v, __ATOMIC_RELAXED);
+}
 
 /* ---- saved state ---- */
-/* Outside guest mode only on, vmxon_ptr and vmcs_ptr mean anything. What is here beside the VMCS: progress that no VMCS field holds. */
+/* Outside guest mode only on, vmxon_ptr and vmcs_ptr mean anything. What is here beside the VMCS: progress that no VMCS
+ * field holds. */
 #define VMX_STATE(F, A) \
 	F(u64, vmxon_ptr) \
 	F(u64, vmcs_ptr)       /* VMCS_NONE = no current VMCS */ \
@@ -140,7 +147,8 @@ struct vmx {
 	i64 vmcs_frame;            /* its RAM frame, -1 when it is not RAM (then vmcs points to scratch) */
 	u64 f[VF_COUNT];           /* guest mode: the VMCS as it was at VM entry, masked to field widths */
 	u32 ctl[GROUP_COUNT];      /* guest mode: control words in effect; PROC2 is 0 when not activated */
-	const u8 *msr_bitmap, *io_bitmap_a, *io_bitmap_b, *vmread_bitmap, *vmwrite_bitmap; /* host addresses; all ones when not RAM */
+	const u8 *msr_bitmap, *io_bitmap_a, *io_bitmap_b, *vmread_bitmap,
+	    *vmwrite_bitmap;	   /* host addresses; all ones when not RAM */
 	u8 *vapic;                 /* virtual-APIC page; scratch when not RAM */
 	i64 vapic_frame;
 	bool ept, ept_ad, mbec;
@@ -170,7 +178,7 @@ static inline bool can(const struct vmx *v, enum vmx_control ctl)
 }
 
 /* ---- vmcs.c ---- */
-u8 *vmx_page(struct cpu *c, u64 at, i64 *frame);     /* host address of a page of RAM, or the scratch page with *frame -1 */
+u8 *vmx_page(struct cpu *c, u64 at, i64 *frame); /* host address of a page of RAM, or the scratch page with *frame -1 */
 void vmx_page_written(struct cpu *c, i64 frame, unsigned off, unsigned len);
 void vmx_set_vmcs(struct cpu *c, u64 at);            /* VMCS_NONE: no current VMCS */
 void vmcs_put(struct cpu *c, enum vmcs_slot s, u64 v); /* guest mode: cache and page */
@@ -259,7 +267,8 @@ bool vmx_npt_walk(struct cpu *c, l2gpa_t at, u32 acc, enum npt_use use, bool la_
 bool vmx_eptp_ok(const struct vmx *v, u64 eptp);   /* the checks on EPTP of VM entry, for INVEPT and EPTP switching */
 u64 vmx_npt_tag(const struct vmx *v, u64 eptp);
 void vmx_flush_eptp(struct cpu *c, u64 eptp);      /* INVEPT single context */
-bool vmx_make_ve(struct cpu *c, const struct pending_exit *p); /* deliver #VE instead of the exit; false: the area is busy */
+bool vmx_make_ve(struct cpu *c,
+		 const struct pending_exit *p); /* deliver #VE instead of the exit; false: the area is busy */
 
 /* ---- apicv.c ---- */
 u64 vmx_apic_access_page(const struct cpu *c);

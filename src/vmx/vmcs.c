@@ -1,10 +1,12 @@
-/* The VMCS as a page of guest RAM, and the table of its fields. Surprise: while a guest runs, controls are used from the copy that VM entry
- * took (v->f), so nothing that L1 scribbles on the page later can contradict the checks that were made. */
+/* The VMCS as a page of guest RAM, and the table of its fields. Surprise: while a guest runs, controls are used from
+ * the copy that VM entry took (v->f), so nothing that L1 scribbles on the page later can contradict the checks that
+ * were made. */
 #include "vmx/priv.h"
 
 const struct field_info vmcs_fields[VF_COUNT] = {
 #define FIELD(enc, name_, kind_, gate_) \
-	[VF_##name_] = { #name_, enc, ((enc) >> 13) == 0 ? 2 : ((enc) >> 13) == 2 ? 4 : 8, FIELD_##kind_, CTL_##gate_, ((enc) >> 13) == 3 },
+	[VF_##name_] = {#name_,	       enc,	    ((enc) >> 13) == 0 ? 2 : ((enc) >> 13) == 2 ? 4 : 8, \
+			FIELD_##kind_, CTL_##gate_, ((enc) >> 13) == 3},
 #include "vmx/fields.def"
 #undef FIELD
 };

@@ -1,5 +1,5 @@
-/* VT-x in software: VMX as CPU semantics behind cpu/virt.h. A VMCS is the page of guest RAM that its hypervisor gave, so saving RAM and
- * vmx_ops.state saves every nested guest, at any depth. */
+/* VT-x in software: VMX as CPU semantics behind cpu/virt.h. A VMCS is the page of guest RAM that its hypervisor gave,
+ * so saving RAM and vmx_ops.state saves every nested guest, at any depth. */
 #ifndef NB_VMX_H
 #define NB_VMX_H
 
@@ -30,7 +30,8 @@ struct vmx_failure {
 #define VMX_FAILURES 8
 /* The n-th last failure (0 = last), or NULL. */
 const struct vmx_failure *vmx_last_failure(const struct cpu *c, unsigned n);
-/* One sentence, NUL-terminated: what failed, the value, the bits, why the rule applies, the manual's section. Returns buf. */
+/* One sentence, NUL-terminated: what failed, the value, the bits, why the rule applies, the manual's section. Returns
+ * buf. */
 char *vmx_explain_failure(const struct vmx_failure *f, char *buf, size_t size);
 
 const char *vmx_exit_name(unsigned basic_reason); /* "EPT_VIOLATION"; "reason-N" unknown to us is "?" */

@@ -1,6 +1,6 @@
-/* VMX from every side at once: instructions with odd operands, VMCSs that L1 scribbles on while its guest runs, random guest code under the interpreter,
- * and the core's calls in any order. Beyond what the sanitizers see: guest mode is left when an exit is reported, a VMfail keeps
- * root operation, and what is saved loads to the same bytes. */
+/* VMX from every side at once: instructions with odd operands, VMCSs that L1 scribbles on while its guest runs, random
+ * guest code under the interpreter, and the core's calls in any order. Beyond what the sanitizers see: guest mode is
+ * left when an exit is reported, a VMfail keeps root operation, and what is saved loads to the same bytes. */
 #include "../virt/vmx_rig.h"
 #include "base/log.h"
 #include "fuzz_input.h"
@@ -9,9 +9,11 @@
 /* Addresses where structures are, or nearly. */
 static u64 place(struct fuzz_input *in)
 {
-	static const u64 at[] = { AT_VMXON, AT_VMCS, AT_SHADOW_VMCS, AT_OPERAND, AT_VAPIC, AT_MSR_BITMAP, AT_IO_A, AT_IO_B, AT_MSR_LIST, AT_PML, AT_VE, AT_POSTED,
-		AT_EPTP_LIST, AT_EPT, AT_EPT + 0x1000, AT_EPT + 0x2000, AT_EPT + 0x3000, AT_HOST_CODE, AT_GUEST_CODE, AT_TABLES, 0, 2 * MiB - 0x1000, 2 * MiB,
-		0xfee00000, BIT(39), ~(u64)0xfff };
+	static const u64 at[] = {
+		AT_VMXON,	      AT_VMCS,	       AT_SHADOW_VMCS,	AT_OPERAND,   AT_VAPIC,	     AT_MSR_BITMAP, AT_IO_A,
+		AT_IO_B,	      AT_MSR_LIST,     AT_PML,		AT_VE,	      AT_POSTED,     AT_EPTP_LIST,  AT_EPT,
+		AT_EPT + 0x1000,  AT_EPT + 0x2000, AT_EPT + 0x3000, AT_HOST_CODE, AT_GUEST_CODE, AT_TABLES,	    0,
+		2 * MiB - 0x1000, 2 * MiB,	       0xfee00000,	BIT(39),      ~(u64)0xfff};
 	u64 how = fuzz_take(in, 1), base = at[how % array_len(at)];
 	return how > 240 ? fuzz_take(in, 8) : how > 200 ? base + fuzz_take(in, 2) : base;
 }
@@ -44,9 +46,11 @@ static void settle(struct vmx_rig *r, bool faulted)
 
 static void op_instruction(struct vmx_rig *r, struct fuzz_input *in)
 {
-	static const u16 ops[] = { ZYDIS_MNEMONIC_VMXON, ZYDIS_MNEMONIC_VMXOFF, ZYDIS_MNEMONIC_VMCLEAR, ZYDIS_MNEMONIC_VMPTRLD, ZYDIS_MNEMONIC_VMPTRST,
-		ZYDIS_MNEMONIC_VMREAD, ZYDIS_MNEMONIC_VMWRITE, ZYDIS_MNEMONIC_VMLAUNCH, ZYDIS_MNEMONIC_VMRESUME, ZYDIS_MNEMONIC_VMCALL, ZYDIS_MNEMONIC_VMFUNC,
-		ZYDIS_MNEMONIC_INVEPT, ZYDIS_MNEMONIC_INVVPID, ZYDIS_MNEMONIC_NOP };
+	static const u16 ops[] = {ZYDIS_MNEMONIC_VMXON,	  ZYDIS_MNEMONIC_VMXOFF,   ZYDIS_MNEMONIC_VMCLEAR,
+				  ZYDIS_MNEMONIC_VMPTRLD, ZYDIS_MNEMONIC_VMPTRST,  ZYDIS_MNEMONIC_VMREAD,
+				  ZYDIS_MNEMONIC_VMWRITE, ZYDIS_MNEMONIC_VMLAUNCH, ZYDIS_MNEMONIC_VMRESUME,
+				  ZYDIS_MNEMONIC_VMCALL,  ZYDIS_MNEMONIC_VMFUNC,   ZYDIS_MNEMONIC_INVEPT,
+				  ZYDIS_MNEMONIC_INVVPID, ZYDIS_MNEMONIC_NOP};
 	struct insn i = vmx_insn_of(ops[fuzz_take(in, 1) % array_len(ops)]);
 	i.dst = fuzz_take(in, 1) & 15;
 	i.src = fuzz_take(in, 1) & 15;
@@ -75,7 +79,8 @@ static void op_scribble(struct vmx_rig *r, struct fuzz_input *in)
 
 static void op_slot(struct vmx_rig *r, struct fuzz_input *in)
 {
-	mem_write_le(&r->core.mem, gpa(AT_VMCS + offsetof(struct vmcs, f) + 8 * (fuzz_take(in, 1) % VF_COUNT)), value(in), 8);
+	mem_write_le(&r->core.mem, gpa(AT_VMCS + offsetof(struct vmcs, f) + 8 * (fuzz_take(in, 1) % VF_COUNT)),
+		     value(in), 8);
 }
 
 static void op_control(struct vmx_rig *r, struct fuzz_input *in)
@@ -96,15 +101,21 @@ static struct event some_event(struct fuzz_input *in)
 {
 	static const u8 kinds[] = { EVENT_FAULT, EVENT_TRAP, EVENT_SOFT_INT, EVENT_SOFT_EXC, EVENT_ICEBP, EVENT_FAULT };
 	u8 kind = kinds[fuzz_take(in, 1) % array_len(kinds)], vector = fuzz_take(in, 1);
-	return (struct event){ .kind = kind, .vector = kind == EVENT_SOFT_INT ? vector : vector & 31, .has_error = fuzz_take(in, 1) & 1,
-		.error = fuzz_take(in, 2), .payload = value(in), .insn_len = fuzz_take(in, 1) & 15 };
+	return (struct event){.kind = kind,
+			      .vector = kind == EVENT_SOFT_INT ? vector : vector & 31,
+			      .has_error = fuzz_take(in, 1) & 1,
+			      .error = fuzz_take(in, 2),
+			      .payload = value(in),
+			      .insn_len = fuzz_take(in, 1) & 15};
 }
 
 static void guest_access(struct vmx_rig *r, struct fuzz_input *in)
 {
 	u64 la = value(in), v = value(in);
 	unsigned size = fuzz_size(in), how = fuzz_take(in, 1) % 3;
-	settle(r, how == 0 ? !mmu_read(r->cpu, la, size, &v) : how == 1 ? !mmu_write(r->cpu, la, size, v) : !mmu_fetch(r->cpu, la));
+	settle(r, how == 0   ? !mmu_read(r->cpu, la, size, &v)
+		  : how == 1 ? !mmu_write(r->cpu, la, size, v)
+			     : !mmu_fetch(r->cpu, la));
 }
 
 static void guest_apic(struct vmx_rig *r, struct fuzz_input *in)
@@ -116,7 +127,8 @@ static void guest_apic(struct vmx_rig *r, struct fuzz_input *in)
 	switch (fuzz_take(in, 1) % 3) {
 	case 0:
 		c->mode ^= fuzz_take(in, 1) & 1 ? MODE_ONE : 0;
-		settle(r, !c->virt->virtual_apic(c, (fuzz_take(in, 2) % 0x1000) & ~(u32)(size - 1), size, write, false, &v, gva(0)));
+		settle(r, !c->virt->virtual_apic(c, (fuzz_take(in, 2) % 0x1000) & ~(u32)(size - 1), size, write, false,
+						 &v, gva(0)));
 		break;
 	case 1: c->virt->x2apic(c, 0x800 + fuzz_take(in, 1), write, &v, &ok); break;
 	case 2:
@@ -213,7 +225,10 @@ static void claim_code(void *vm, struct cpu *c, u64 frame)
 }
 static u64 apic_read(void *intc, u32 off, unsigned size) { return 0; }
 static void apic_write(void *intc, u32 off, u64 value, unsigned size) {}
-static void code_written(void *cpu, u64 frame, unsigned first, unsigned last) { interp_engine.forget(cpu, frame, first, last); }
+static void code_written(void *cpu, u64 frame, unsigned first, unsigned last)
+{
+	interp_engine.forget(cpu, frame, first, last);
+}
 
 /* What the board and the APIC would be. */
 static void add_surroundings(struct vmx_rig *r)
@@ -249,8 +264,9 @@ static void prepare(struct vmx_rig *r)
 
 int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 {
-	static void (*const ops[])(struct vmx_rig *, struct fuzz_input *) = { op_instruction, op_write, op_write, op_scribble, op_slot, op_control, op_control,
-		op_enter, op_enter, op_guest, op_guest, op_guest, op_run, op_run };
+	static void (*const ops[])(struct vmx_rig *, struct fuzz_input *) = {
+		op_instruction, op_write, op_write, op_scribble, op_slot,  op_control, op_control,
+		op_enter,	    op_enter, op_guest, op_guest,    op_guest, op_run,	   op_run};
 	struct fuzz_input in = { data, data + size };
 	struct vmx_rig r;
 	log_set_level(LOG_ERROR);

@@ -1,4 +1,5 @@
-/* SDM "The Extended Page Table Mechanism (EPT)": translations, violations with their qualifications, misconfigurations, flags, logging, #VE. */
+/* SDM "The Extended Page Table Mechanism (EPT)": translations, violations with their qualifications, misconfigurations,
+ * flags, logging, #VE. */
 #include "vmx_rig.h"
 
 #define R BIT(0)
@@ -104,16 +105,30 @@ static void violations_say_access_rights_and_address(void **state)
 static void misconfigurations_are_those_of_the_manual(void **state)
 {
 	const u64 beyond = BIT(51); /* above any width that we show */
-	const struct { u64 at, entry; bool bad; } rows[] = {
-		{ AT_PTE, PAGE | W | WB, true }, { AT_PTE, PAGE | W | X | WB, true }, { AT_PTE, PAGE | X | WB, false },
-		{ AT_PTE, PAGE | RWX | (u64)2 << 3, true }, { AT_PTE, PAGE | RWX | (u64)3 << 3, true }, { AT_PTE, PAGE | RWX | (u64)7 << 3, true },
-		{ AT_PTE, PAGE | RWX, false }, { AT_PTE, PAGE | RWX | (u64)1 << 3, false }, { AT_PTE, PAGE | RWX | WB | LEAF, false },
-		{ AT_PTE, PAGE | RWX | WB | beyond, true }, { AT_PTE, PAGE | RWX | WB | BIT(52) | BIT(11), false },
-		{ AT_PDE, (AT_EPT + 0x3000) | RWX | BIT(3), true }, { AT_PDE, (AT_EPT + 0x3000) | RWX | BIT(6), true },
-		{ AT_PDE, RWX | WB | LEAF | BIT(12), true }, { AT_PDE, RWX | WB | LEAF | BIT(20), true }, { AT_PDE, RWX | WB | LEAF | BIT(21), false },
-		{ AT_PDPTE, RWX | WB | LEAF | BIT(29), true }, { AT_PDPTE, RWX | WB | LEAF | BIT(30), false }, { AT_PDPTE, (AT_EPT + 0x2000) | RWX | BIT(5), true },
-		{ AT_PML4E, (AT_EPT + 0x1000) | RWX | LEAF, true }, { AT_PML4E, (AT_EPT + 0x1000) | RWX | BIT(4), true },
-		{ AT_PML4E, (AT_EPT + 0x1000) | RWX | beyond, true },
+	const struct { u64 at, entry; bool bad;
+	} rows[] = {
+		{AT_PTE, PAGE | W | WB, true},
+		{AT_PTE, PAGE | W | X | WB, true},
+		{AT_PTE, PAGE | X | WB, false},
+		{AT_PTE, PAGE | RWX | (u64)2 << 3, true},
+		{AT_PTE, PAGE | RWX | (u64)3 << 3, true},
+		{AT_PTE, PAGE | RWX | (u64)7 << 3, true},
+		{AT_PTE, PAGE | RWX, false},
+		{AT_PTE, PAGE | RWX | (u64)1 << 3, false},
+		{AT_PTE, PAGE | RWX | WB | LEAF, false},
+		{AT_PTE, PAGE | RWX | WB | beyond, true},
+		{AT_PTE, PAGE | RWX | WB | BIT(52) | BIT(11), false},
+		{AT_PDE, (AT_EPT + 0x3000) | RWX | BIT(3), true},
+		{AT_PDE, (AT_EPT + 0x3000) | RWX | BIT(6), true},
+		{AT_PDE, RWX | WB | LEAF | BIT(12), true},
+		{AT_PDE, RWX | WB | LEAF | BIT(20), true},
+		{AT_PDE, RWX | WB | LEAF | BIT(21), false},
+		{AT_PDPTE, RWX | WB | LEAF | BIT(29), true},
+		{AT_PDPTE, RWX | WB | LEAF | BIT(30), false},
+		{AT_PDPTE, (AT_EPT + 0x2000) | RWX | BIT(5), true},
+		{AT_PML4E, (AT_EPT + 0x1000) | RWX | LEAF, true},
+		{AT_PML4E, (AT_EPT + 0x1000) | RWX | BIT(4), true},
+		{AT_PML4E, (AT_EPT + 0x1000) | RWX | beyond, true},
 	};
 	for (unsigned n = 0; n < array_len(rows); n++) {
 		struct vmx_rig r;
@@ -168,9 +183,11 @@ static void with_flags_enabled_paging_structures_are_written(void **state)
 static void mode_based_execute_control_tells_user_pages(void **state)
 {
 	static const enum vmx_control mbec[] = { CTL_PROC2_MBEC };
-	static const struct { u64 rights; u32 acc; bool ok; u64 qualification; } rows[] = {
-		{ R | X, ACC_X, true, 0 }, { R | X, ACC_X | ACC_UPAGE, false, 0x1ac }, { R | XU, ACC_X, false, 0x1cc }, { R | XU, ACC_X | ACC_UPAGE, true, 0 },
-		{ XU, ACC_X | ACC_UPAGE, true, 0 },
+	static const struct { u64 rights; u32 acc; bool ok; u64 qualification;
+	} rows[] = {
+		{R | X, ACC_X, true, 0},	      {R | X, ACC_X | ACC_UPAGE, false, 0x1ac},
+		{R | XU, ACC_X, false, 0x1cc},    {R | XU, ACC_X | ACC_UPAGE, true, 0},
+		{XU, ACC_X | ACC_UPAGE, true, 0},
 	};
 	for (unsigned n = 0; n < array_len(rows); n++) {
 		struct vmx_rig r;

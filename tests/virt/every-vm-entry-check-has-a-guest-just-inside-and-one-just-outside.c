@@ -1,13 +1,25 @@
-/* Rows of checks.def against the vectors of vectors.def, through VMLAUNCH itself: the guest inside enters (or is stopped by nothing that this row
- * says), the one outside fails with the row's own error number and sentence. */
+/* Rows of checks.def against the vectors of vectors.def, through VMLAUNCH itself: the guest inside enters (or is
+ * stopped by nothing that this row says), the one outside fails with the row's own error number and sentence. */
 #include "vmx_rig.h"
+
+static const char *const names[CHECK_COUNT] = {
+#define CHECK(group, id, field, when, bad, must, because, section) [CHECK_##id] = #id,
+#include "vmx/checks.def"
+#undef CHECK
+};
+static const u8 groups[CHECK_COUNT] = {
+#define CHECK(group, id, field, when, bad, must, because, section) [CHECK_##id] = VMX_CHECK_##group,
+#include "vmx/checks.def"
+#undef CHECK
+};
 
 #define F(field, value) set_field(r, VF_##field, (value));
 #define G(field) get_field(r, VF_##field)
 #define ON(ctl) set_control(r, CTL_##ctl, true);
 #define OFF(ctl) set_control(r, CTL_##ctl, false);
 #define MEM(at, value) core_set(&r->core, at, 8, value);
-#define AR(seg, clear, set) set_field(r, VF_GUEST_##seg##_AR, (get_field(r, VF_GUEST_##seg##_AR) & ~(u64)(clear)) | (set));
+#define AR(seg, clear, set) \
+	set_field(r, VF_GUEST_##seg##_AR, (get_field(r, VF_GUEST_##seg##_AR) & ~(u64)(clear)) | (set));
 #define HOST32 host32(r);
 
 /* A 32-bit host: what VM entry sees as the current mode, and the controls that go with it. */
@@ -43,17 +55,6 @@ static const struct check_vector vectors[] = {
 };
 #undef VECTOR
 
-static const char *const names[CHECK_COUNT] = {
-#define CHECK(group, id, field, when, bad, must, because, section) [CHECK_##id] = #id,
-#include "vmx/checks.def"
-#undef CHECK
-};
-static const u8 groups[CHECK_COUNT] = {
-#define CHECK(group, id, field, when, bad, must, because, section) [CHECK_##id] = VMX_CHECK_##group,
-#include "vmx/checks.def"
-#undef CHECK
-};
-
 static void launch(struct vmx_rig *r, void (*setup)(struct vmx_rig *))
 {
 	vmx_open_root(r);
@@ -64,7 +65,8 @@ static void launch(struct vmx_rig *r, void (*setup)(struct vmx_rig *))
 static void say(const struct check_vector *v, const char *side, const struct vmx_failure *f)
 {
 	char text[1024];
-	print_error("%s, %s: %s\n", names[v->row], side, f ? vmx_explain_failure(f, text, sizeof text) : "VM entry succeeded");
+	print_error("%s, %s: %s\n", names[v->row], side,
+		    f ? vmx_explain_failure(f, text, sizeof text) : "VM entry succeeded");
 }
 
 static void the_guest_inside_enters(void **state)
@@ -135,8 +137,9 @@ static void a_failure_is_one_sentence_with_field_value_bit_reason_and_title(void
 	set_field(&r, VF_GUEST_CR4, 0x20);
 	vmx_run(&r, ZYDIS_MNEMONIC_VMLAUNCH);
 	vmx_explain_failure(vmx_last_failure(r.cpu, 0), text, sizeof text);
-	assert_string_equal(text, "VM entry failed (guest state, reason 33): GUEST_CR4 = 0x20: bit 13 (VMXE) must be 1, because IA32_VMX_CR4_FIXED0/1 fix it "
-		"[SDM \"Checks on Guest Control Registers, Debug Registers, and MSRs\"]");
+	assert_string_equal(text, "VM entry failed (guest state, reason 33): GUEST_CR4 = 0x20: bit 13 (VMXE) must be "
+				  "1, because IA32_VMX_CR4_FIXED0/1 fix it "
+				  "[SDM \"Checks on Guest Control Registers, Debug Registers, and MSRs\"]");
 	assert_null(vmx_last_failure(r.cpu, 1));
 	assert_int_equal(r.cpu->stats.vmentry_failures, 1);
 	vmx_close(&r);

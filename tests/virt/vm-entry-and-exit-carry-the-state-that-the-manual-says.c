@@ -1,4 +1,5 @@
-/* SDM "Loading Guest State", "Saving Guest State", "Loading Host State", "VM-Entry Failures During or After Loading Guest State". */
+/* SDM "Loading Guest State", "Saving Guest State", "Loading Host State", "VM-Entry Failures During or After Loading
+ * Guest State". */
 #include "vmx_rig.h"
 
 static void enter(struct vmx_rig *r)
@@ -97,7 +98,8 @@ static void every_segment_register_survives_the_round_trip(void **state)
 	enter(&r);
 	for (unsigned n = 0; n < SEG_COUNT; n++)
 		if (n != SEG_CS && n != SEG_SS)
-			r.cpu->arch.seg[n] = (struct seg){ .base = 0x1000 * n, .limit = 0xffff + n, .attr = 0x93 | SEG_UNUSABLE, .sel = 8 * n };
+			r.cpu->arch.seg[n] = (struct seg){
+				.base = 0x1000 * n, .limit = 0xffff + n, .attr = 0x93 | SEG_UNUSABLE, .sel = 8 * n};
 	r.cpu->arch.ldtr = (struct seg){ .base = 0x123000, .limit = 0xfff, .attr = 0x82, .sel = 0x80 };
 	struct cpu_arch before = r.cpu->arch;
 	leave(&r);
@@ -112,8 +114,9 @@ static void save_and_load_controls_move_pat_efer_and_debug(void **state)
 {
 	struct vmx_rig r;
 	vmx_open_root(&r);
-	static const enum vmx_control on[] = { CTL_EXIT_SAVE_PAT, CTL_EXIT_LOAD_PAT, CTL_EXIT_SAVE_EFER, CTL_EXIT_LOAD_EFER, CTL_EXIT_SAVE_DEBUG, CTL_ENTRY_LOAD_PAT,
-		CTL_ENTRY_LOAD_EFER, CTL_ENTRY_LOAD_DEBUG };
+	static const enum vmx_control on[] = {CTL_EXIT_SAVE_PAT,   CTL_EXIT_LOAD_PAT,	CTL_EXIT_SAVE_EFER,
+					      CTL_EXIT_LOAD_EFER,  CTL_EXIT_SAVE_DEBUG, CTL_ENTRY_LOAD_PAT,
+					      CTL_ENTRY_LOAD_EFER, CTL_ENTRY_LOAD_DEBUG};
 	for (unsigned n = 0; n < array_len(on); n++)
 		set_control(&r, on[n], true);
 	set_field(&r, VF_GUEST_PAT, 0x0606060606060606);
@@ -176,8 +179,11 @@ static void msr_lists_are_stored_and_loaded(void **state)
 
 static void a_bad_exit_msr_list_is_a_vmx_abort(void **state)
 {
-	static const struct { enum vmcs_slot addr, count; u32 code; } rows[] = { { VF_EXIT_MSR_STORE_ADDR, VF_EXIT_MSR_STORE_COUNT, 1 },
-		{ VF_EXIT_MSR_LOAD_ADDR, VF_EXIT_MSR_LOAD_COUNT, 4 } };
+	static const struct {
+		enum vmcs_slot addr, count;
+		u32 code;
+	} rows[] = {{VF_EXIT_MSR_STORE_ADDR, VF_EXIT_MSR_STORE_COUNT, 1},
+		    {VF_EXIT_MSR_LOAD_ADDR, VF_EXIT_MSR_LOAD_COUNT, 4}};
 	for (unsigned n = 0; n < array_len(rows); n++) {
 		struct vmx_rig r;
 		vmx_open_root(&r);
@@ -195,13 +201,14 @@ static void a_bad_exit_msr_list_is_a_vmx_abort(void **state)
 
 static void injected_events_wait_for_the_core(void **state)
 {
-	static const struct { u32 info; struct event ev; } rows[] = {
-		{ BIT(31) | 0x20, { .kind = EVENT_EXT_INT, .vector = 0x20 } },
-		{ BIT(31) | 2 << 8 | 2, { .kind = EVENT_NMI, .vector = 2 } },
-		{ BIT(31) | BIT(11) | 3 << 8 | 13, { .kind = EVENT_FAULT, .vector = 13, .has_error = 1, .error = 0x18 } },
-		{ BIT(31) | 4 << 8 | 0x80, { .kind = EVENT_SOFT_INT, .vector = 0x80 } },
-		{ BIT(31) | 5 << 8 | 1, { .kind = EVENT_ICEBP, .vector = 1 } },
-		{ BIT(31) | 6 << 8 | 3, { .kind = EVENT_SOFT_EXC, .vector = 3 } },
+	static const struct { u32 info; struct event ev;
+	} rows[] = {
+		{BIT(31) | 0x20, {.kind = EVENT_EXT_INT, .vector = 0x20}},
+		{BIT(31) | 2 << 8 | 2, {.kind = EVENT_NMI, .vector = 2}},
+		{BIT(31) | BIT(11) | 3 << 8 | 13, {.kind = EVENT_FAULT, .vector = 13, .has_error = 1, .error = 0x18}},
+		{BIT(31) | 4 << 8 | 0x80, {.kind = EVENT_SOFT_INT, .vector = 0x80}},
+		{BIT(31) | 5 << 8 | 1, {.kind = EVENT_ICEBP, .vector = 1}},
+		{BIT(31) | 6 << 8 | 3, {.kind = EVENT_SOFT_EXC, .vector = 3}},
 	};
 	for (unsigned n = 0; n < array_len(rows); n++) {
 		struct vmx_rig r;

@@ -1,4 +1,5 @@
-/* Which instructions and events exit, with what reason, qualification, instruction information and length (SDM "VM Exits"). */
+/* Which instructions and events exit, with what reason, qualification, instruction information and length (SDM "VM
+ * Exits"). */
 #include "vmx_rig.h"
 
 static const struct event none;
@@ -113,13 +114,21 @@ static bool exits(struct vmx_rig *r, enum icept what, u64 a, u64 b)
 
 static void bitmaps_choose_ports_and_msrs(void **state)
 {
-	static const struct { enum icept what; u64 a, b; bool yes; } cases[] = {
-		{ ICEPT_IN, 0x3ff, 1, true }, { ICEPT_IN, 0x3fe, 1, false }, { ICEPT_IN, 0x3fe, 2, true }, { ICEPT_OUT, 0x3fc, 4, true }, { ICEPT_OUT, 0x3fb, 4, false },
-		{ ICEPT_OUT, 0x7fff, 1, true }, { ICEPT_IN, 0x7ffe, 2, true }, { ICEPT_IN, 0x8000, 1, false }, { ICEPT_IN, 0x8000, 2, true },
-		{ ICEPT_IN, 0xffff, 1, false }, { ICEPT_IN, 0xffff, 2, true }, { ICEPT_IN, 0xfffd, 4, true }, { ICEPT_IN, 0xfffc, 4, false },
-		{ ICEPT_RDMSR, 0x10, 0, true }, { ICEPT_RDMSR, 0x11, 0, false }, { ICEPT_WRMSR, 0x10, 0, false }, { ICEPT_WRMSR, 0x11, 0, true },
-		{ ICEPT_RDMSR, 0x1fff, 0, false }, { ICEPT_RDMSR, 0x2000, 0, true }, { ICEPT_RDMSR, 0xc0001fff, 0, true }, { ICEPT_RDMSR, 0xc0000000, 0, false },
-		{ ICEPT_RDMSR, 0xc0002000, 0, true }, { ICEPT_RDMSR, 0xbfffffff, 0, true }, { ICEPT_WRMSR, 0xc0000080, 0, true }, { ICEPT_WRMSR, 0xc0000081, 0, false },
+	static const struct { enum icept what; u64 a, b; bool yes;
+	} cases[] = {
+		{ICEPT_IN, 0x3ff, 1, true},		 {ICEPT_IN, 0x3fe, 1, false},
+		{ICEPT_IN, 0x3fe, 2, true},		 {ICEPT_OUT, 0x3fc, 4, true},
+		{ICEPT_OUT, 0x3fb, 4, false},	 {ICEPT_OUT, 0x7fff, 1, true},
+		{ICEPT_IN, 0x7ffe, 2, true},	 {ICEPT_IN, 0x8000, 1, false},
+		{ICEPT_IN, 0x8000, 2, true},	 {ICEPT_IN, 0xffff, 1, false},
+		{ICEPT_IN, 0xffff, 2, true},	 {ICEPT_IN, 0xfffd, 4, true},
+		{ICEPT_IN, 0xfffc, 4, false},	 {ICEPT_RDMSR, 0x10, 0, true},
+		{ICEPT_RDMSR, 0x11, 0, false},	 {ICEPT_WRMSR, 0x10, 0, false},
+		{ICEPT_WRMSR, 0x11, 0, true},	 {ICEPT_RDMSR, 0x1fff, 0, false},
+		{ICEPT_RDMSR, 0x2000, 0, true},	 {ICEPT_RDMSR, 0xc0001fff, 0, true},
+		{ICEPT_RDMSR, 0xc0000000, 0, false}, {ICEPT_RDMSR, 0xc0002000, 0, true},
+		{ICEPT_RDMSR, 0xbfffffff, 0, true},	 {ICEPT_WRMSR, 0xc0000080, 0, true},
+		{ICEPT_WRMSR, 0xc0000081, 0, false},
 	};
 	for (unsigned n = 0; n < array_len(cases); n++) {
 		struct vmx_rig r;
@@ -153,8 +162,10 @@ static void a_string_port_access_reports_its_operand(void **state)
 
 static void masks_and_shadows_decide_about_cr0_and_cr4(void **state)
 {
-	static const struct { u64 mask, shadow, value; bool yes; } cases[] = {
-		{ 0, 0, ~(u64)0 >> 32, false }, { CR0_TS, 0, 0, false }, { CR0_TS, 0, CR0_TS, true }, { CR0_TS, CR0_TS, CR0_TS, false }, { CR0_TS, CR0_TS, CR0_PE, true },
+	static const struct { u64 mask, shadow, value; bool yes;
+	} cases[] = {
+		{0, 0, ~(u64)0 >> 32, false},    {CR0_TS, 0, 0, false},	     {CR0_TS, 0, CR0_TS, true},
+		{CR0_TS, CR0_TS, CR0_TS, false}, {CR0_TS, CR0_TS, CR0_PE, true},
 	};
 	for (unsigned cr = 0; cr <= 4; cr += 4)
 		for (unsigned n = 0; n < array_len(cases); n++) {
@@ -167,7 +178,8 @@ static void masks_and_shadows_decide_about_cr0_and_cr4(void **state)
 			r.cpu->arch.gpr[GPR_RBX] = cases[n].value;
 			u64 real = cr ? r.cpu->arch.cr4 : r.cpu->arch.cr0;
 			assert_int_equal(vmx_ops.cr_view(r.cpu, cr, real), (real & ~cases[n].mask) | cases[n].shadow);
-			assert_int_equal(vmx_ops.cr_merge(r.cpu, cr, cases[n].value), (cases[n].value & ~cases[n].mask) | (real & cases[n].mask));
+			assert_int_equal(vmx_ops.cr_merge(r.cpu, cr, cases[n].value),
+					 (cases[n].value & ~cases[n].mask) | (real & cases[n].mask));
 			assert_int_equal(vmx_ops.icept(r.cpu, ICEPT_CR_WRITE, &i, cr, GPR_RBX), cases[n].yes);
 			vmx_close(&r);
 		}
@@ -191,10 +203,12 @@ static void cr3_targets_do_not_exit(void **state)
 
 static void clts_and_lmsw_follow_the_mask(void **state)
 {
-	static const struct { enum icept what; u64 mask, shadow, source; bool yes; } cases[] = {
-		{ ICEPT_CLTS, CR0_TS, CR0_TS, 0, true }, { ICEPT_CLTS, CR0_TS, 0, 0, false }, { ICEPT_CLTS, 0, CR0_TS, 0, false },
-		{ ICEPT_LMSW, CR0_PE, 0, 1, true }, { ICEPT_LMSW, CR0_PE, CR0_PE, 0, false }, { ICEPT_LMSW, CR0_MP, 0, 2, true }, { ICEPT_LMSW, CR0_MP, CR0_MP, 0, true },
-		{ ICEPT_LMSW, CR0_NE, 0, 0xffff, false },
+	static const struct { enum icept what; u64 mask, shadow, source; bool yes;
+	} cases[] = {
+		{ICEPT_CLTS, CR0_TS, CR0_TS, 0, true},  {ICEPT_CLTS, CR0_TS, 0, 0, false},
+		{ICEPT_CLTS, 0, CR0_TS, 0, false},	    {ICEPT_LMSW, CR0_PE, 0, 1, true},
+		{ICEPT_LMSW, CR0_PE, CR0_PE, 0, false}, {ICEPT_LMSW, CR0_MP, 0, 2, true},
+		{ICEPT_LMSW, CR0_MP, CR0_MP, 0, true},  {ICEPT_LMSW, CR0_NE, 0, 0xffff, false},
 	};
 	for (unsigned n = 0; n < array_len(cases); n++) {
 		struct vmx_rig r;
@@ -205,7 +219,8 @@ static void clts_and_lmsw_follow_the_mask(void **state)
 		enter(&r);
 		assert_int_equal(vmx_ops.icept(r.cpu, cases[n].what, &i, cases[n].source, 0), cases[n].yes);
 		if (cases[n].yes)
-			assert_int_equal(get_field(&r, VF_EXIT_QUALIFICATION), cases[n].what == ICEPT_CLTS ? 2 << 4 : 3 << 4 | cases[n].source << 16);
+			assert_int_equal(get_field(&r, VF_EXIT_QUALIFICATION),
+					 cases[n].what == ICEPT_CLTS ? 2 << 4 : 3 << 4 | cases[n].source << 16);
 		vmx_close(&r);
 	}
 }
@@ -245,7 +260,8 @@ static void a_rip_relative_operand_reports_its_address(void **state)
 	r.cpu->arch.gpr[GPR_BLOCK_RIP] = AT_GUEST_CODE;
 	vmx_insn(r.cpu, &i);
 	vmx_expect_exit(&r, EXIT_INVEPT);
-	assert_int_equal(get_field(&r, VF_EXIT_INSN_INFO), 2 << 7 | SEG_DS << 15 | BIT(22) | BIT(27) | (u64)GPR_R10 << 28);
+	assert_int_equal(get_field(&r, VF_EXIT_INSN_INFO),
+			 2 << 7 | SEG_DS << 15 | BIT(22) | BIT(27) | (u64)GPR_R10 << 28);
 	assert_int_equal(get_field(&r, VF_EXIT_QUALIFICATION), AT_GUEST_CODE + 0x100);
 	vmx_close(&r);
 }
@@ -267,14 +283,16 @@ static void the_exception_bitmap_chooses_vectors(void **state)
 	for (unsigned vector = 0; vector < 32; vector++)
 		for (unsigned set = 0; set < 2; set++) {
 			struct vmx_rig r;
-			struct event ev = { .kind = EVENT_FAULT, .vector = vector, .has_error = 1, .error = 0x55, .payload = 0x4000 };
+			struct event ev = {
+				.kind = EVENT_FAULT, .vector = vector, .has_error = 1, .error = 0x55, .payload = 0x4000};
 			bool yes = event_exits(&r, set ? bit(vector) : ~bit(vector), 0, 0, ev, &none);
 			assert_int_equal(yes, set);
 			if (yes) {
 				vmx_expect_exit(&r, EXIT_EXCEPTION_NMI);
 				assert_int_equal(get_field(&r, VF_EXIT_INTR_INFO), BIT(31) | BIT(11) | 3 << 8 | vector);
 				assert_int_equal(get_field(&r, VF_EXIT_INTR_ERROR), 0x55);
-				assert_int_equal(get_field(&r, VF_EXIT_QUALIFICATION), vector == VEC_PF || vector == VEC_DB ? 0x4000 : 0);
+				assert_int_equal(get_field(&r, VF_EXIT_QUALIFICATION),
+						 vector == VEC_PF || vector == VEC_DB ? 0x4000 : 0);
 				assert_int_equal(!!(get_field(&r, VF_GUEST_RFLAGS) & FLAG_RF), vector != VEC_DB);
 			}
 			vmx_close(&r);
@@ -283,14 +301,17 @@ static void the_exception_bitmap_chooses_vectors(void **state)
 
 static void page_faults_are_filtered_by_error_code(void **state)
 {
-	static const struct { bool set; u32 mask, match, error; bool yes; } cases[] = {
-		{ true, 0, 0, 7, true }, { false, 0, 0, 7, false }, { true, 1, 1, 7, true }, { true, 1, 1, 6, false }, { false, 1, 1, 7, false }, { false, 1, 1, 6, true },
-		{ true, 0, 1, 7, false }, { false, 0, 1, 7, true }, /* the match that never holds */
+	static const struct { bool set; u32 mask, match, error; bool yes;
+	} cases[] = {
+		{true, 0, 0, 7, true},  {false, 0, 0, 7, false}, {true, 1, 1, 7, true},
+		{true, 1, 1, 6, false}, {false, 1, 1, 7, false}, {false, 1, 1, 6, true},
+		{true, 0, 1, 7, false}, {false, 0, 1, 7, true}, /* the match that never holds */
 	};
 	for (unsigned n = 0; n < array_len(cases); n++) {
 		struct vmx_rig r;
 		struct event ev = { .kind = EVENT_FAULT, .vector = VEC_PF, .has_error = 1, .error = cases[n].error };
-		assert_int_equal(event_exits(&r, cases[n].set ? BIT(14) : 0, cases[n].mask, cases[n].match, ev, &none), cases[n].yes);
+		assert_int_equal(event_exits(&r, cases[n].set ? BIT(14) : 0, cases[n].mask, cases[n].match, ev, &none),
+				 cases[n].yes);
 		vmx_close(&r);
 	}
 }

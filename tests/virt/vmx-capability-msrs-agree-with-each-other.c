@@ -25,8 +25,11 @@ static void the_true_msrs_only_free_default1_bits(void **state)
 {
 	struct vmx_rig r;
 	vmx_open(&r);
-	static const struct { u32 legacy, true_; u64 freed; } pairs[] = { { 0x481, 0x48d, 0 }, { 0x482, 0x48e, BIT(15) | BIT(16) }, { 0x483, 0x48f, BIT(2) },
-		{ 0x484, 0x490, BIT(2) } };
+	static const struct {
+		u32 legacy, true_;
+		u64 freed;
+	} pairs[] = {
+		{0x481, 0x48d, 0}, {0x482, 0x48e, BIT(15) | BIT(16)}, {0x483, 0x48f, BIT(2)}, {0x484, 0x490, BIT(2)}};
 	assert_true(msr(&r, 0x480) & BIT(55));
 	for (unsigned n = 0; n < array_len(pairs); n++) {
 		u64 a = msr(&r, pairs[n].legacy), b = msr(&r, pairs[n].true_);
@@ -68,13 +71,17 @@ static void kvm_finds_all_that_it_requires(void **state)
 {
 	struct vmx_rig r;
 	vmx_open(&r);
-	static const struct { u32 msr; u64 bits; const char *who; } need[] = {
-		{ 0x481, BIT(0) | BIT(3), "KVM" },
-		{ 0x482, BIT(2) | BIT(3) | BIT(7) | BIT(9) | BIT(10) | BIT(11) | BIT(15) | BIT(16) | BIT(19) | BIT(20) | BIT(23) | BIT(24) | BIT(29), "KVM" },
-		{ 0x483, BIT(2) | BIT(9) | BIT(15), "KVM" },
-		{ 0x484, BIT(2) | BIT(9), "KVM" },
-		{ 0x482, BIT(25) | BIT(12) | BIT(28) | BIT(21) | BIT(31), "Xen" },
-		{ 0x48b, BIT(1) | BIT(5) | BIT(7), "EPT, VPID, unrestricted guest" },
+	static const struct { u32 msr; u64 bits; const char *who;
+	} need[] = {
+		{0x481, BIT(0) | BIT(3), "KVM"},
+		{0x482,
+	     BIT(2) | BIT(3) | BIT(7) | BIT(9) | BIT(10) | BIT(11) | BIT(15) | BIT(16) | BIT(19) | BIT(20) | BIT(23) |
+		 BIT(24) | BIT(29),
+	     "KVM"},
+	    {0x483, BIT(2) | BIT(9) | BIT(15), "KVM"},
+	    {0x484, BIT(2) | BIT(9), "KVM"},
+	    {0x482, BIT(25) | BIT(12) | BIT(28) | BIT(21) | BIT(31), "Xen"},
+	    {0x48b, BIT(1) | BIT(5) | BIT(7), "EPT, VPID, unrestricted guest"},
 	};
 	for (unsigned n = 0; n < array_len(need); n++)
 		assert_int_equal(msr(&r, need[n].msr) >> 32 & need[n].bits, need[n].bits);
@@ -84,7 +91,8 @@ static void kvm_finds_all_that_it_requires(void **state)
 	assert_int_equal(exit >> 19 & 1, entry >> 14 & 1);
 	assert_int_equal(exit >> 21 & 1, entry >> 15 & 1);
 	/* EPT and VPID: all that KVM makes a condition. */
-	u64 ept = msr(&r, 0x48c), all = BIT(0) | BIT(6) | BIT(14) | BIT(16) | BIT(17) | BIT(20) | BIT(21) | BIT(25) | BIT(26) | BIT(32) | (u64)15 << 40;
+	u64 ept = msr(&r, 0x48c), all = BIT(0) | BIT(6) | BIT(14) | BIT(16) | BIT(17) | BIT(20) | BIT(21) | BIT(25) |
+					BIT(26) | BIT(32) | (u64)15 << 40;
 	assert_int_equal(ept & all, all);
 	vmx_close(&r);
 }

@@ -3,8 +3,8 @@
 
 #define Z(name) ZYDIS_MNEMONIC_##name
 
-static const u16 all_but_vmxon[] = { Z(VMXOFF), Z(VMCLEAR), Z(VMPTRLD), Z(VMPTRST), Z(VMREAD), Z(VMWRITE), Z(VMLAUNCH), Z(VMRESUME), Z(VMCALL), Z(VMFUNC),
-	Z(INVEPT), Z(INVVPID) };
+static const u16 all_but_vmxon[] = {Z(VMXOFF),	 Z(VMCLEAR),  Z(VMPTRLD), Z(VMPTRST), Z(VMREAD), Z(VMWRITE),
+				    Z(VMLAUNCH), Z(VMRESUME), Z(VMCALL),  Z(VMFUNC),  Z(INVEPT), Z(INVVPID)};
 
 static void expect_ud(struct vmx_rig *r, enum step s) { core_expect_fault(&r->core, s, VEC_UD, -1); }
 
@@ -43,7 +43,9 @@ static void vmxon_checks_its_pointer_and_the_revision(void **state)
 	struct vmx_rig r;
 	vmx_open(&r);
 	assert_int_not_equal(cpu_set_cr4(r.cpu, r.cpu->arch.cr4 | CR4_VMXE), STEP_FAULT);
-	const u64 bad[] = { AT_VMXON + 1, AT_VMXON + 0x800, r.beyond, r.beyond | AT_VMXON, AT_OPERAND /* no revision there */, AT_SHADOW_VMCS };
+	const u64 bad[] = {
+		AT_VMXON + 1,  AT_VMXON + 0x800, r.beyond, r.beyond | AT_VMXON, AT_OPERAND /* no revision there */,
+		AT_SHADOW_VMCS};
 	for (unsigned n = 0; n < array_len(bad); n++) {
 		assert_int_equal(vmx_run_pointer(&r, Z(VMXON), bad[n]), STEP_END);
 		vmx_expect_invalid(&r);
@@ -187,7 +189,8 @@ static void unknown_fields_are_error_12(void **state)
 {
 	struct vmx_rig r;
 	vmx_open_root(&r);
-	static const u64 unknown[] = { 0xffff, 0x1000, 0x5000, 0x8000, 0x10000, 0x4400 | BIT(32), 0x6c18, 0x0c0e, 0x7fff, 0x207e };
+	static const u64 unknown[] = {0xffff,		0x1000, 0x5000, 0x8000, 0x10000,
+				      0x4400 | BIT(32), 0x6c18, 0x0c0e, 0x7fff, 0x207e};
 	for (unsigned n = 0; n < array_len(unknown); n++) {
 		u64 v;
 		vmx_run_read(&r, unknown[n], &v);
@@ -203,13 +206,28 @@ static void invept_and_invvpid_check_type_and_descriptor(void **state)
 {
 	struct vmx_rig r;
 	vmx_open_root(&r);
-	static const struct { u16 op; u64 type, low, high; bool ok; } rows[] = {
-		{ Z(INVEPT), 0, 0, 0, false }, { Z(INVEPT), 3, 0, 0, false }, { Z(INVEPT), 2, 0, 0, true }, { Z(INVEPT), 1, AT_EPT | 0x1e, 0, true },
-		{ Z(INVEPT), 1, AT_EPT | 0x5e, 0, true }, { Z(INVEPT), 1, AT_EPT | 0x1f, 0, false }, { Z(INVEPT), 1, AT_EPT | 0x26, 0, false },
-		{ Z(INVEPT), 1, AT_EPT | 0x9e, 0, false }, { Z(INVEPT), 1, BIT(51) | 0x1e, 0, false },
-		{ Z(INVVPID), 4, 1, 0, false }, { Z(INVVPID), 2, 0, 0, true }, { Z(INVVPID), 1, 0, 0, false }, { Z(INVVPID), 1, 1, 0, true },
-		{ Z(INVVPID), 3, 0, 0, false }, { Z(INVVPID), 3, 7, 0, true }, { Z(INVVPID), 0, 1, 0x1000, true }, { Z(INVVPID), 0, 0, 0x1000, false },
-		{ Z(INVVPID), 0, 1, BIT(47), false }, { Z(INVVPID), 2, 0x10000, 0, false }, { Z(INVVPID), 1, 1 | BIT(63), 0, false },
+	static const struct { u16 op; u64 type, low, high; bool ok;
+	} rows[] = {
+		{Z(INVEPT), 0, 0, 0, false},
+		{Z(INVEPT), 3, 0, 0, false},
+		{Z(INVEPT), 2, 0, 0, true},
+		{Z(INVEPT), 1, AT_EPT | 0x1e, 0, true},
+		{Z(INVEPT), 1, AT_EPT | 0x5e, 0, true},
+		{Z(INVEPT), 1, AT_EPT | 0x1f, 0, false},
+		{Z(INVEPT), 1, AT_EPT | 0x26, 0, false},
+		{Z(INVEPT), 1, AT_EPT | 0x9e, 0, false},
+		{Z(INVEPT), 1, BIT(51) | 0x1e, 0, false},
+		{Z(INVVPID), 4, 1, 0, false},
+		{Z(INVVPID), 2, 0, 0, true},
+		{Z(INVVPID), 1, 0, 0, false},
+		{Z(INVVPID), 1, 1, 0, true},
+		{Z(INVVPID), 3, 0, 0, false},
+		{Z(INVVPID), 3, 7, 0, true},
+		{Z(INVVPID), 0, 1, 0x1000, true},
+		{Z(INVVPID), 0, 0, 0x1000, false},
+		{Z(INVVPID), 0, 1, BIT(47), false},
+		{Z(INVVPID), 2, 0x10000, 0, false},
+		{Z(INVVPID), 1, 1 | BIT(63), 0, false},
 	};
 	for (unsigned n = 0; n < array_len(rows); n++) {
 		assert_int_equal(vmx_run_desc(&r, rows[n].op, rows[n].type, rows[n].low, rows[n].high), STEP_END);
@@ -223,8 +241,12 @@ static void invept_and_invvpid_check_type_and_descriptor(void **state)
 
 static void in_a_guest_they_exit_whatever_the_cpl(void **state)
 {
-	static const struct { u16 op; u32 reason; } rows[] = { { Z(VMCALL), 18 }, { Z(VMCLEAR), 19 }, { Z(VMLAUNCH), 20 }, { Z(VMPTRLD), 21 }, { Z(VMPTRST), 22 },
-		{ Z(VMREAD), 23 }, { Z(VMRESUME), 24 }, { Z(VMWRITE), 25 }, { Z(VMXOFF), 26 }, { Z(VMXON), 27 }, { Z(INVEPT), 50 }, { Z(INVVPID), 53 } };
+	static const struct {
+		u16 op;
+		u32 reason;
+	} rows[] = {{Z(VMCALL), 18},  {Z(VMCLEAR), 19}, {Z(VMLAUNCH), 20}, {Z(VMPTRLD), 21},
+		    {Z(VMPTRST), 22}, {Z(VMREAD), 23},	{Z(VMRESUME), 24}, {Z(VMWRITE), 25},
+		    {Z(VMXOFF), 26},  {Z(VMXON), 27},	{Z(INVEPT), 50},   {Z(INVVPID), 53}};
 	for (unsigned n = 0; n < array_len(rows); n++) {
 		struct vmx_rig r;
 		vmx_open_root(&r);

@@ -26,7 +26,8 @@ void vmx_close(struct vmx_rig *r)
 
 struct insn vmx_insn_of(u16 op)
 {
-	return (struct insn){ .op = op, .len = 3, .opsize = 8, .asize = 8, .seg = SEG_DS, .base = GPR_ZERO, .index = GPR_ZERO };
+	return (struct insn){
+		.op = op, .len = 3, .opsize = 8, .asize = 8, .seg = SEG_DS, .base = GPR_ZERO, .index = GPR_ZERO};
 }
 
 static struct insn memory(u16 op, u8 reg)
@@ -110,7 +111,8 @@ void vmx_expect_exit(struct vmx_rig *r, u32 reason)
 
 void set_control(struct vmx_rig *r, enum vmx_control ctl, bool on)
 {
-	static const enum vmcs_slot field[GROUP_COUNT] = { VF_PIN_CONTROLS, VF_PROC_CONTROLS, VF_PROC2_CONTROLS, VF_EXIT_CONTROLS, VF_ENTRY_CONTROLS };
+	static const enum vmcs_slot field[GROUP_COUNT] = {VF_PIN_CONTROLS, VF_PROC_CONTROLS, VF_PROC2_CONTROLS,
+							  VF_EXIT_CONTROLS, VF_ENTRY_CONTROLS};
 	enum vmcs_slot s = field[ctl >> 5];
 	u64 now = get_field(r, s);
 	set_field(r, s, on ? now | bit(ctl & 31) : now & ~bit(ctl & 31));

@@ -1,4 +1,5 @@
-/* A vCPU with VMX in VMX root operation, 64-bit, and a VMCS that enters a 64-bit guest. No engine: tests execute VMX instructions by hand. */
+/* A vCPU with VMX in VMX root operation, 64-bit, and a VMCS that enters a 64-bit guest. No engine: tests execute VMX
+ * instructions by hand. */
 #ifndef VMX_RIG_H
 #define VMX_RIG_H
 
@@ -7,9 +8,22 @@
 
 /* Beside the core rig's places. */
 enum {
-	AT_VMXON = 0x40000, AT_VMCS = 0x41000, AT_SHADOW_VMCS = 0x42000, AT_OPERAND = 0x43000, AT_VAPIC = 0x44000, AT_MSR_BITMAP = 0x45000,
-	AT_IO_A = 0x46000, AT_IO_B = 0x47000, AT_MSR_LIST = 0x48000, AT_PML = 0x49000, AT_VE = 0x4a000, AT_POSTED = 0x4b000, AT_EPTP_LIST = 0x4c000,
-	AT_EPT = 0x50000, /* PML4, PDPT, PD, PT */ AT_HOST_CODE = 0x60000, AT_GUEST_CODE = 0x70000
+	AT_VMXON = 0x40000,
+	AT_VMCS = 0x41000,
+	AT_SHADOW_VMCS = 0x42000,
+	AT_OPERAND = 0x43000,
+	AT_VAPIC = 0x44000,
+	AT_MSR_BITMAP = 0x45000,
+	AT_IO_A = 0x46000,
+	AT_IO_B = 0x47000,
+	AT_MSR_LIST = 0x48000,
+	AT_PML = 0x49000,
+	AT_VE = 0x4a000,
+	AT_POSTED = 0x4b000,
+	AT_EPTP_LIST = 0x4c000,
+	AT_EPT = 0x50000,
+	/* PML4, PDPT, PD, PT */ AT_HOST_CODE = 0x60000,
+	AT_GUEST_CODE = 0x70000
 };
 
 struct vmx_rig {
