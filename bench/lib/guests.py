@@ -78,29 +78,41 @@ if [ $level -lt $depth ]; then
 	mark child "child=$child_level status=$?"
 fi
 """
+SMP_SCRIPT = """\
+# Sourced by /init of a machine with two CPUs: each workload alone (tag 1), then beside another of its kind (tag 2).
+for name in {names}; do
+	/bin/work --port 3f8 --tag 1 {arguments} --only $name
+	/bin/work --only $name --count 1000000000 >/dev/null &
+	/bin/work --port 3f8 --tag 2 {arguments} --only $name
+	kill $!
+done
+"""
 RUN_LINE = "/bin/work --port 3f8 --tag $level {arguments}\n"
 
 
-def level_script(run_here, arguments):
-    return LEVEL_SCRIPT + (RUN_LINE.format(arguments=arguments) if run_here else "")
+def chain_scripts(depth, levels, arguments):
+    """{level: its script}: every level starts the next one, then runs the workloads if it is one of levels."""
+    return {level: LEVEL_SCRIPT + (RUN_LINE.format(arguments=arguments) if level in levels else "") for level in range(1, depth + 1)}
 
 
-def make_initrd(program, depth, levels, arguments, out):
-    """Writes L1's initial RAM disk for a chain of depth levels to out; the workloads run in those of levels."""
+def smp_scripts(names, arguments):
+    return {1: SMP_SCRIPT.format(names=" ".join(names), arguments=arguments)}
+
+
+def make_initrd(program, scripts, name):
+    """Writes L1's initial RAM disk for a chain of as many levels as there are scripts; returns its path."""
     images = cache() / "images"
-    for name in ("leaf.cpio", "l1.cpio", "vmlinuz"):
-        if not (images / name).exists():
-            raise Missing(f"{images / name} is missing: run tools/guest-images")
-    binary = program.read_bytes()
-    child = None
+    for wanted in ("leaf.cpio", "l1.cpio", "vmlinuz"):
+        if not (images / wanted).exists():
+            raise Missing(f"{images / wanted} is missing: run tools/guest-images")
+    binary, depth, child = program.read_bytes(), len(scripts), None
     for level in range(depth, 0, -1):
-        files = {"bin/work": (0o100755, binary), "bench": (0o040755, b""),
-                 "bench/level": (0o100644, level_script(level in levels, arguments).encode())}
+        files = {"bin/work": (0o100755, binary), "bench": (0o040755, b""), "bench/level": (0o100644, scripts[level].encode())}
         if child is not None:
             files["images/child.cpio"] = (0o100644, child)
         base = "leaf.cpio" if level == depth and depth > 1 else "l1.cpio"
         child = (images / base).read_bytes() + cpio(files)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    out = cache() / "bench" / f"{name}.cpio"
     out.write_bytes(child)
     return out
 

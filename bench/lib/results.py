@@ -13,6 +13,8 @@ from .console import EVENT, MARK
 
 FIELDS = ["side", "level", "name", "kind", "unit", "median", "low", "high", "runs", "cpu_median", "checksum", "note"]
 
+SHORTEST_S = 0.01   # a shorter measurement is noise
+
 
 @dataclasses.dataclass
 class Row:
@@ -55,7 +57,10 @@ def take_workloads(lines):
         wall, cpu = (statistics.median(s[column] for s in of_most) for column in (1, 2))
         if name != "nothing":
             own = overhead.get(level, [0, 0])
-            wall, cpu = max(wall - own[0], 1e-9), max(cpu - own[1], 1e-9)
+            wall, cpu = wall - own[0], cpu - own[1]
+            if wall < SHORTEST_S:
+                refused[level, name] = f"the measurement took only {wall * 1000:.1f} ms"
+                continue
         sums = {s[3] for s in samples}
         figures[level, name] = (wall / most * 1e6, cpu / most * 1e6, sums.pop() if len(sums) == 1 else "differing")
     return figures, refused
@@ -70,6 +75,11 @@ def most_units(lines):
                 key = int(mark[2]), mark[3]
                 most[key] = max(most.get(key, 0), int(mark[4].split()[0]))
     return most
+
+
+def ended(lines):
+    """The levels whose workloads all ran."""
+    return {int(mark[2]) for _, _, text in lines for mark in MARK.finditer(text) if mark[1] == "D"}
 
 
 def take_boot(lines):

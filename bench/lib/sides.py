@@ -11,10 +11,10 @@ MEMORY = {1: 1024, 2: 1024, 3: 2560} # MiB of L1, by number of levels
 
 
 class Side:
-    """name: as in the tables. levels: which it can have; 0 is the host."""
-    name, levels, console, timeout_factor = "", (1, 2, 3), None, 1
+    """name: as in the tables. console: a pipe's two ends when the console is not the output. ends_with: exit status after power-off."""
+    name, console, timeout_factor, ends_with = "", None, 1, 0
 
-    def command(self, kernel, initrd, append, depth):
+    def command(self, kernel, initrd, append, depth, cpus=1):
         raise NotImplementedError
 
     def version(self):
@@ -22,12 +22,12 @@ class Side:
 
 
 class Native(Side):
-    name, levels = "native", (0,)
+    name = "native"
 
     def __init__(self, program, arguments):
         self.program, self.arguments = program, arguments
 
-    def command(self, kernel, initrd, append, depth):
+    def command(self, kernel, initrd, append, depth, cpus=1):
         return [self.program, "--tag", "0", *self.arguments.split()]
 
     def version(self):
@@ -40,9 +40,9 @@ class Nestbox(Side):
     def __init__(self, binary, engine):
         self.binary, self.engine, self.name = binary, engine, f"nestbox-{engine}"
 
-    def command(self, kernel, initrd, append, depth):
+    def command(self, kernel, initrd, append, depth, cpus=1):
         return [self.binary, "run", "--kernel", kernel, "--initrd", initrd, "--append", append, "--memory", f"{MEMORY[depth]}M",
-                "--cpus", "1", "--nested", "on", "--engine", self.engine, "--serial", "stdio", "--no-reboot", "--stats"]
+                "--cpus", str(cpus), "--nested", "on", "--engine", self.engine, "--serial", "stdio", "--no-reboot", "--stats"]
 
     def version(self):
         return first_line([self.binary, "version"])
@@ -52,9 +52,9 @@ class Qemu(Side):
     """q35 is the machine that nestbox resembles; max is TCG's largest CPU model and has SVM with nested paging, AVX2 and FMA."""
     name = "qemu-tcg"
 
-    def command(self, kernel, initrd, append, depth):
+    def command(self, kernel, initrd, append, depth, cpus=1):
         return ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg", "-M", "q35", "-cpu", "max",
-                "-smp", "1", "-m", str(MEMORY[depth]), "-kernel", kernel, "-initrd", initrd, "-append", append,
+                "-smp", str(cpus), "-m", str(MEMORY[depth]), "-kernel", kernel, "-initrd", initrd, "-append", append,
                 "-serial", "stdio", "-no-reboot"]
 
     def version(self):
@@ -67,7 +67,7 @@ display_library: rfb, options="timeout=0"
 memory: guest={memory}, host={memory}
 romimage: file={rombios}
 vgaromimage: file={vgabios}
-cpu: model=corei7_haswell_4770, count=1, ips=100000000, reset_on_triple_fault=0
+cpu: model=corei7_haswell_4770, count={cpus}, ips=100000000, reset_on_triple_fault=0
 clock: sync=none, time0=utc
 ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
 ata0-master: type=cdrom, path="{iso}", status=inserted
@@ -79,6 +79,7 @@ error: action=ignore
 info: action=ignore
 debug: action=ignore
 speaker: enabled=0
+sound: driver=dummy
 magic_break: enabled=0
 """
 ISOLINUX = "default l\nprompt 0\ntimeout 0\nlabel l\n kernel /vmlinuz\n initrd /initrd\n append {append}\n"
@@ -86,12 +87,12 @@ ISOLINUX = "default l\nprompt 0\ntimeout 0\nlabel l\n kernel /vmlinuz\n initrd /
 
 class Bochs(Side):
     """Bochs has no direct kernel boot: its BIOS boots a CD with isolinux, the kernel and the RAM disk on it."""
-    name, timeout_factor = "bochs", 8
+    name, timeout_factor, ends_with = "bochs", 8, 1
 
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
 
-    def command(self, kernel, initrd, append, depth):
+    def command(self, kernel, initrd, append, depth, cpus=1):
         tree = self.folder / "cd"
         shutil.rmtree(tree, ignore_errors=True)
         (tree / "isolinux").mkdir(parents=True)
@@ -105,10 +106,13 @@ class Bochs(Side):
         shutil.rmtree(tree)
         read_fd, write_fd = os.pipe()
         self.console = (read_fd, write_fd)
+        self.folder.mkdir(parents=True, exist_ok=True)
         rc = self.folder / "bochsrc"
-        rc.write_text(BOCHSRC.format(memory=MEMORY[depth], rombios="/usr/share/bochs/BIOS-bochs-latest",
+        rc.write_text(BOCHSRC.format(memory=MEMORY[depth], cpus=cpus, rombios="/usr/share/bochs/BIOS-bochs-latest",
                                      vgabios="/usr/share/vgabios/vgabios.bin", iso=iso, fd=write_fd, log=self.folder / "bochs.log"))
-        return ["bochs", "-q", "-f", rc]
+        start = self.folder / "bochs.debugger"
+        start.write_text("continue\n")
+        return ["bochs", "-q", "-f", rc, "-rc", start] # Debian's is built with the debugger, which waits for a command
 
     def version(self):
         return "Bochs " + first_line(["dpkg-query", "-W", "-f", "${Version}", "bochs"])

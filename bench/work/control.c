@@ -19,6 +19,17 @@ u64 calls_unit(void)
 	return tak(x, y, z);
 }
 
+/* Ten instructions as kernels have them, 100,000 times: loads, stores, arithmetic, a branch not taken. */
+u64 loop_unit(void)
+{
+	u64 memory[2] = { 3, 5 }, sum = 1, n = 100000;
+
+	__asm__ volatile("1: mov (%2), %%rax\n\tadd %0, %%rax\n\tmov %%rax, 8(%2)\n\tlea 7(%0, %1), %0\n\txor %%rax, %0\n\t"
+		"and $0xffffff, %0\n\ttest %1, %1\n\tjz 2f\n\tdec %1\n\tjmp 1b\n2:"
+		: "+r"(sum), "+r"(n) : "r"(memory) : "rax", "memory", "cc");
+	return sum;
+}
+
 /* ---- a byte-code interpreter: counts the steps of Collatz sequences ---- */
 enum { OP_SET, OP_COPY, OP_ADD, OP_ODD, OP_TRIPLE, OP_HALVE, OP_LESS, OP_ISONE, OP_BRANCH, OP_JUMP, OP_END };
 
@@ -72,19 +83,22 @@ u64 bytecode_unit(void)
 	return interpret(at);
 }
 
-/* ---- run-time generated code ---- */
+/* ---- run-time generated code: a page of fresh functions, then calls of them, then the next page of a ring ---- */
 #define FUNCTIONS 64
-#define FUNCTION_BYTES 64
+#define FUNCTION_BYTES 64 /* 64 of them are a page */
+#define RING_PAGES 64
+#define CALLS 16
 static u8 *code;
+static u32 page;
 
 void codegen_setup(void)
 {
 	if (!code)
-		code = pages(FUNCTIONS * FUNCTION_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC);
+		code = pages(RING_PAGES * FUNCTIONS * FUNCTION_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC);
 }
 
 /* mov eax, edi; then five times imul eax, eax, CONSTANT; add eax, CONSTANT; ret. The constants differ from function to function and
- * from round to round, so nothing translated earlier is of use. */
+ * from page to page, so nothing translated earlier is of use. */
 static void emit(u8 *at, u32 seed)
 {
 	*at++ = 0x89;
@@ -106,11 +120,13 @@ u64 codegen_unit(void)
 {
 	u32 v = 1;
 
-	for (u32 round = 0; round < 4; round++) {
+	for (u32 round = 0; round < 8; round++, page++) {
+		u8 *at = code + page % RING_PAGES * FUNCTIONS * FUNCTION_BYTES;
+
 		for (u32 k = 0; k < FUNCTIONS; k++)
-			emit(code + k * FUNCTION_BYTES, 1 + round * FUNCTIONS + k);
-		for (u32 k = 0; k < FUNCTIONS; k++)
-			v = ((u32 (*)(u32))(void *)(code + k * FUNCTION_BYTES))(v);
+			emit(at + k * FUNCTION_BYTES, 1 + round * FUNCTIONS + k);
+		for (u32 k = 0; k < FUNCTIONS * CALLS; k++)
+			v = ((u32 (*)(u32))(void *)(at + k % FUNCTIONS * FUNCTION_BYTES))(v);
 	}
 	return v;
 }
