@@ -25,6 +25,8 @@ struct engine_ops {
 	void (*forget_all)(struct cpu *c);
 	/* Own thread: arch state is about to be read or has been written from outside (snapshot, gdb): sync host-resident x87. */
 	void (*sync)(struct cpu *c);
+	/* The engine's own --stats lines to a FILE, or NULL. */
+	void (*print_stats)(const struct cpu *c, void *file);
 };
 
 extern const struct engine_ops interp_engine, jit_engine;

@@ -15,6 +15,21 @@ static inline void host_mxcsr_load(struct vec *v, u32 mxcsr)
 	v->host_mxcsr = mxcsr;
 }
 
+bool vec_fp_open(struct cpu *c)
+{
+	if (!c->vec || (c->arch.mxcsr & MXCSR_MASKS) != MXCSR_MASKS)
+		return false;
+	if (c->arch.mxcsr != vec_of(c)->host_mxcsr)
+		host_mxcsr_load(vec_of(c), c->arch.mxcsr);
+	return true;
+}
+
+void vec_fp_close(struct cpu *c)
+{
+	__asm__ volatile("stmxcsr %0" : "=m"(c->arch.mxcsr) : : "memory");
+	vec_of(c)->host_mxcsr = c->arch.mxcsr;
+}
+
 enum step vec_run(struct cpu *c, const struct insn *i, void *p)
 {
 	struct vec *v = vec_of(c);
@@ -188,6 +203,30 @@ static struct use operands_of(const ZydisDecodedInstruction *zi, const ZydisDeco
 	return u;
 }
 
+/* insn.imm2 for engines that can do without the stub: only explicit registers of the XMM and YMM kind and general ones, no side effects. */
+static u32 vec_plain(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops, enum vec_kind kind)
+{
+	u32 mark = VEC_PLAIN | (kind == VEC_AVX ? VEC_PLAIN_AVX : 0);
+
+	if (kind != VEC_SSE && kind != VEC_AVX)
+		return 0;
+	if (zi->cpu_flags && ((zi->cpu_flags->modified | zi->cpu_flags->set_0 | zi->cpu_flags->set_1 | zi->cpu_flags->undefined) & FLAG_ARITH))
+		mark |= VEC_PLAIN_FLAGS;
+	for (unsigned k = 0; k < zi->operand_count; k++) {
+		const ZydisDecodedOperand *op = &ops[k];
+		ZydisRegisterClass cls = op->type == ZYDIS_OPERAND_TYPE_REGISTER ? ZydisRegisterGetClass(op->reg.value) : ZYDIS_REGCLASS_INVALID;
+		bool gpr = cls == ZYDIS_REGCLASS_GPR32 || cls == ZYDIS_REGCLASS_GPR64;
+
+		if (cls == ZYDIS_REGCLASS_FLAGS || cls == ZYDIS_REGCLASS_INVALID)
+			continue;
+		if (op->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN || (!gpr && cls != ZYDIS_REGCLASS_XMM && cls != ZYDIS_REGCLASS_YMM))
+			return 0;
+		if (gpr && (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+			mark |= VEC_PLAIN_GPR;
+	}
+	return mark;
+}
+
 insn_fn *vec_decode(struct cpu *c, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops, struct insn *out)
 {
 	static vec_decoder *const parts[] = { x87_decode, xsave_decode, vec_decode_misc, vec_decode_masked };
@@ -228,6 +267,7 @@ insn_fn *vec_decode(struct cpu *c, const ZydisDecodedInstruction *zi, const Zydi
 	out->aux = (void *)vec_stub_make(c, zi, ops, fp);
 	if (!out->aux)
 		return NULL;
+	out->imm2 = vec_plain(zi, ops, kind);
 	fast = kind == VEC_SSE || kind == VEC_AVX ? vec_decode_move(zi, ops, x) : NULL;
 	return fast ? fast : handlers[kind][fp][form];
 }

@@ -10,6 +10,14 @@
 #include "cpu/cpu.h"
 #include <Zydis/Zydis.h>
 
+/* insn.imm2 of SSE and AVX instructions that another engine may execute by re-encoding them, and what it must know: aux8 is then the alignment mask,
+ * opsize the bytes of a memory operand, src2 & VEC_F_FP whether MXCSR matters, src2 & VEC_F_STORE whether memory is written. */
+#define VEC_PLAIN 0x56000000u
+#define VEC_PLAIN_MASK 0xff000000u
+#define VEC_PLAIN_AVX 1u
+#define VEC_PLAIN_FLAGS 2u /* sets all six arithmetic flags */
+#define VEC_PLAIN_GPR 4u   /* writes a general register: dst */
+
 /* A handler for the instruction, or NULL: not the vector unit's, or its feature is not shown (#UD). `ops` holds all
  * zi->operand_count operands. `out` already has base, index, scale, seg, disp, asize, len and off. Never fails
  * otherwise; makes the unit on first use. */
@@ -17,6 +25,10 @@ insn_fn *vec_decode(struct cpu *c, const ZydisDecodedInstruction *zi, const Zydi
 
 /* 0 or -errno. Optional: vec_decode calls it. */
 int vec_create(struct cpu *c);
+/* For engines that run guest floating point themselves: the host's MXCSR becomes the guest's. False: not now, the guest has unmasked exceptions. */
+bool vec_fp_open(struct cpu *c);
+/* After some of it has run: the flags that it raised. */
+void vec_fp_close(struct cpu *c);
 /* From the vCPU's own thread, or after that has ended. */
 void vec_destroy(struct cpu *c);
 /* Forget every stub: the engine has dropped, or is about to drop, all its decoded instructions. */

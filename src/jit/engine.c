@@ -2,6 +2,7 @@
 #include "jit/jit.h"
 #include <cpuid.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 unsigned jit_hot = 12;
@@ -9,9 +10,20 @@ unsigned jit_hot = 12;
 /* ---- getting in ---- */
 static const struct block *running(const struct cpu *c) { return jit_of(c)->in.cur; }
 
-static void set_left(struct cpu *c)
+static u32 vec_ok(struct cpu *c)
+{
+	u64 cr0 = c->arch.cr0, cr4 = c->arch.cr4;
+	u32 ok = !(cr0 & (CR0_EM | CR0_TS)) && (cr4 & CR4_OSFXSR) ? VEC_OK_SSE : 0;
+	if (!(cr0 & CR0_TS) && (cr4 & CR4_OSXSAVE) && (c->arch.xcr0 & 6) == 6)
+		ok |= VEC_OK_AVX;
+	return ok && vec_fp_open(c) ? ok | VEC_OK_FP : ok;
+}
+
+/* All that C may have changed. */
+static void prepare(struct cpu *c)
 {
 	struct jit *j = jit_of(c);
+	j->hot->vec_ok = vec_ok(c);
 	j->base = c->budget_end;
 	j->hot->left = j->base - c->icount;
 	j->hot->bank = mmu_bank(c);
@@ -32,7 +44,7 @@ enum step jit_h_enter(struct cpu *c, const struct insn *i)
 	c->icount -= b->n; /* host code counts for itself */
 	for (;;) {
 		struct code *k = b->code;
-		set_left(c);
+		prepare(c);
 		j->hot->lazy_op = 0;
 		j->resume = NULL;
 		j->link = NULL;
@@ -49,8 +61,10 @@ enum step jit_h_enter(struct cpu *c, const struct insn *i)
 			return STEP_END;
 		if (!b->code)
 			return block_enter(c, b, rip);
-		if (j->link)
+		if (j->link) {
 			jit_link(j->link, b);
+			j->stats.links++;
+		}
 	}
 }
 
@@ -80,11 +94,23 @@ static void settle_flags(struct cpu *c, const struct site *s)
 	h->lazy_op = 0;
 }
 
+static void close_fp(struct cpu *c)
+{
+	struct hot *h = jit_of(c)->hot;
+	if (h->mxcsr_used) {
+		vec_fp_close(c);
+		h->mxcsr_used = 0;
+	}
+}
+
 /* As the interpreter wants it in the middle of the site's block. */
 static void settle(struct cpu *c, struct site *s)
 {
 	struct jit *j = jit_of(c);
 	settle_flags(c, s);
+	if (s->vec_dirty)
+		jit_vec_write_back(c, s);
+	close_fp(c);
 	c->icount = j->base - j->hot->left;
 	j->in.cur = s->block;
 	c->arch.gpr[GPR_BLOCK_RIP] = j->hot->page + s->block->off;
@@ -117,7 +143,8 @@ static u8 *on_miss(struct cpu *c, struct site *s)
 		c->arch.rip = h->page + s->block->off + s->block->insn[s->slot].off;
 		if (mmu_span(c, la, write, &len)) {
 			mmu_bank_fill(c, mmu_hit(c, la, 0));
-			return s->retry;
+			if (!s->twice)
+				return s->retry;
 		}
 	}
 	j->stats.slow++;
@@ -146,11 +173,13 @@ static u8 *on_jump(struct cpu *c, struct site *s)
 	return leave_to(c, s);
 }
 
+u64 dbg_h[2048];
 static u8 *on_helper(struct cpu *c, struct site *s)
 {
 	struct jit *j = jit_of(c);
 	const struct insn *i = s->helper.insn;
 	j->stats.helper_calls++;
+	{ extern u64 dbg_h[2048]; dbg_h[i->op]++; }
 	settle(c, s);
 	enum step step = i->fn(c, i);
 	if (step != STEP_GO) {
@@ -162,7 +191,7 @@ static u8 *on_helper(struct cpu *c, struct site *s)
 		c->arch.rip = insn_next_rip(c, i);
 		return NULL;
 	}
-	set_left(c);
+	prepare(c);
 	return s->retry;
 }
 
@@ -183,11 +212,28 @@ u8 *jit_on_site(struct cpu *c, struct site *s)
 	case SITE_FLAGS: settle_flags(c, s); return s->retry;
 	case SITE_GONE:
 		settle_flags(c, s);
+		close_fp(c);
 		c->icount = j->base - j->hot->left;
 		c->arch.rip = j->hot->s0;
 		return NULL;
 	}
 	return NULL;
+}
+
+/* ---- counters ---- */
+static void print_stats(const struct cpu *c, void *file)
+{
+	const struct jit *j = jit_of(c);
+	const struct jit_stats *s = &j->stats;
+	FILE *out = file;
+	for (unsigned q = 0; q < 2048; q++) if (dbg_h[q] > 10000) fprintf(out, "H %s %lu\n", ZydisMnemonicGetString(q), dbg_h[q]);
+	fprintf(out, "stats: jit vcpu=%u blocks=%llu insns=%llu handlers=%llu code_kib=%llu arena_kib=%llu flushes=%llu killed=%llu translate_ms=%.1f\n", c->index,
+		(unsigned long long)s->blocks, (unsigned long long)s->insns, (unsigned long long)s->helpers_built, (unsigned long long)s->bytes / 1024,
+		(unsigned long long)((j->next - j->first) + (j->arena_end - j->sites)) / 1024, (unsigned long long)s->flushes,
+		(unsigned long long)s->killed, (double)s->ns / 1e6);
+	fprintf(out, "stats: jit vcpu=%u entries=%llu misses=%llu slow=%llu jumps=%llu handler_calls=%llu links=%llu\n", c->index,
+		(unsigned long long)s->entries, (unsigned long long)s->misses, (unsigned long long)s->slow, (unsigned long long)s->jumps,
+		(unsigned long long)s->helper_calls, (unsigned long long)s->links);
 }
 
 /* ---- lifetime ---- */
@@ -227,4 +273,5 @@ const struct engine_ops jit_engine = {
 	.forget = block_forget,
 	.forget_all = block_forget_all,
 	.sync = vec_sync,
+	.print_stats = print_stats,
 };

@@ -4,6 +4,7 @@
  *    leaves host code, by C;
  *  - memory: arch.cc, or "lazily" as operation and operands in struct hot, from which C makes arch.cc when somebody asks. */
 #include "jit/tr.h"
+#include "jit/vec.h"
 
 /* ---- computing ---- */
 #define BIN(T, sfx, con, ins) do { T x_ = (T)a; asm(ins sfx " %2, %0\n\tlahf\n\tseto %%al" : "+" con(x_), "=&a"(f) : con((T)b) : "cc"); } while (0)
@@ -183,7 +184,7 @@ void tr_flag_effect(const struct insn *i, unsigned *reads, unsigned *kills)
 {
 	const struct row *r = &jit_rows[i->op];
 	*reads = r->reads;
-	*kills = r->kills;
+	*kills = tr_is_vec(i) && (i->imm2 & VEC_PLAIN_FLAGS) ? F_ALL : r->kills;
 	switch (i->op) {
 	case ZYDIS_MNEMONIC_SHL:
 	case ZYDIS_MNEMONIC_SHR:

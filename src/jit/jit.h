@@ -53,7 +53,8 @@ struct site {
 	u8 kind, size, slot;
 	bool far;              /* SITE_JUMP: registers are as after the instruction */
 	bool live;             /* the recipe holds */
-	u8 vec_wide;           /* vector registers were loaded whole */
+	bool twice;            /* SITE_READ, SITE_WRITE: the instruction probes again, and the two may want the same entry for ever */
+	bool vec, vec_wide;    /* vector registers are in use; were loaded whole */
 	u16 vec_dirty;         /* vector registers whose values are newer than arch.ymm */
 	struct recipe recipe;
 	u8 *retry;
@@ -78,7 +79,7 @@ struct hot {
 	struct tlb_bank *bank;
 	u64 page;               /* linear address of the page that runs */
 	u32 lazy_op;            /* recipe_op << 4 | size; 0: arch.cc is valid */
-	u32 vec_ok;             /* VEC_OK_*: what the control registers allow */
+	u32 vec_ok;             /* VEC_OK_*: what may run */
 	u64 lazy_a, lazy_b;
 	u64 s0, s1;             /* scratch registers as a site left them */
 	u64 tmp, tmp2;
@@ -96,7 +97,7 @@ struct jit {
 	u8 *arena, *arena_end;
 	u8 *first, *next;       /* code: first byte after the thunks, free space up to */
 	u8 *sites;              /* sites, downwards from the end */
-	u8 *enter, *out, *gone; /* thunks: into host code; from a site to C */
+	u8 *enter, *out, *out_vec, *gone; /* thunks: into host code; from a site to C */
 	struct code *all;
 	u64 base;               /* icount = base - left */
 	/* What a site decided when it left host code: */
@@ -127,6 +128,12 @@ insn_fn jit_h_enter, jit_h_count, jit_h_return;
 /* Called by thunks. 0: leave; else the host address to go on at. */
 u8 *jit_on_site(struct cpu *c, struct site *s);
 
+/* Bits of hot->vec_ok. */
+#define VEC_OK_SSE 1u
+#define VEC_OK_AVX 2u
+#define VEC_OK_FP 4u /* the host's MXCSR is the guest's, all exceptions masked */
+/* vec.c: changed vector registers, as the thunk left them in hot->vec, to arch.ymm. */
+void jit_vec_write_back(struct cpu *c, const struct site *s);
 #define STEP_GO ((enum step)3) /* jit_h_return's */
 
 #endif

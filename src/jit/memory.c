@@ -73,7 +73,9 @@ void tr_probe(struct tr *t, unsigned size, bool write)
 {
 	struct as *a = &t->a;
 	struct site *s = tr_site(t, write ? SITE_WRITE : SITE_READ);
+	const struct insn *i = &t->b->insn[t->k];
 	s->size = (u8)size;
+	s->twice = (i->op == ZYDIS_MNEMONIC_PUSH || i->op == ZYDIS_MNEMONIC_CALL) && (i->flags & INSN_MEM);
 	if (t->j->bmi2) {
 		static const u8 rorx[] = { 0xc4, 0x43, 0xfb, 0xf0, 0xda, 7 }; /* rorx r11, r10, 7 */
 		memcpy(a->p, rorx, sizeof rorx);

@@ -37,8 +37,32 @@ static void make_enter(struct as *a, struct cpu *c, struct hot *h)
 	as_ins(a, 0, 4, 0xff, DIGIT | 4, rm_reg(S1), 0);
 }
 
-static void make_out(struct as *a, struct cpu *c, struct hot *h)
+/* Behind hot->vec; the host's upper halves are left clean for C. */
+static void move_vec(struct as *a, struct jit *j, bool load)
 {
+	for (unsigned r = 0; r < 16; r++) {
+		struct rm m = rm_abs(j->hot->vec + 32 * r);
+		if (j->avx) {
+			as8(a, 0xc5);
+			as8(a, (r < 8 ? 0x80 : 0) | 0x7c);
+			as8(a, load ? 0x28 : 0x29);
+			as_modrm(a, r, m, 0);
+		} else {
+			as_ins(a, 0, 4, load ? 0x0f28 : 0x0f29, r, m, 0);
+		}
+	}
+	if (j->avx && !load) {
+		as8(a, 0xc5); /* vzeroupper */
+		as8(a, 0xf8);
+		as8(a, 0x77);
+	}
+}
+
+static void make_out(struct as *a, struct cpu *c, struct hot *h, bool vec)
+{
+	struct jit *j = jit_of(c);
+	if (vec)
+		move_vec(a, j, false);
 	as_store(a, 8, rm_abs(&h->s0), S0);
 	as_store(a, 8, rm_abs(&h->s1), S1);
 	as_pop(a, S0);
@@ -50,11 +74,13 @@ static void make_out(struct as *a, struct cpu *c, struct hot *h)
 	as_ins(a, 0, 4, 0xff, DIGIT | 2, rm_abs(&h->on_site), 0);
 	as_mov(a, 8, S1, RAX);
 	as_alu_load(a, OP_TEST, 8, RAX, rm_reg(RAX));
-	u8 *leave = as_jcc_short(a, CC_E);
+	u8 *leave = as_jcc(a, CC_E, a->p);
 	as_load(a, 8, S0, rm_abs(&h->s0));
+	if (vec)
+		move_vec(a, j, true);
 	load_guest(a, c, h);
 	as_ins(a, 0, 4, 0xff, DIGIT | 4, rm_reg(S1), 0);
-	as_here(a, leave);
+	as_aim(leave, a->p);
 	as_alu_imm(a, 0, OP_ADD, 8, rm_reg(RSP), 8);
 	for (unsigned n = sizeof callee_saved; n-- > 0;)
 		as_pop(a, callee_saved[n]);
@@ -80,7 +106,9 @@ void jit_make_thunks(struct cpu *c)
 	j->enter = a.p;
 	make_enter(&a, c, j->hot);
 	j->out = a.p = (u8 *)align_up((uintptr_t)a.p, 64);
-	make_out(&a, c, j->hot);
+	make_out(&a, c, j->hot, false);
+	j->out_vec = a.p = (u8 *)align_up((uintptr_t)a.p, 64);
+	make_out(&a, c, j->hot, true);
 	j->gone = a.p = (u8 *)align_up((uintptr_t)a.p, 64);
 	make_gone(&a, j);
 	j->first = (u8 *)align_up((uintptr_t)a.p, 64);

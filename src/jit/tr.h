@@ -58,7 +58,8 @@ struct tr {
 	u8 *cold;               /* sites are allocated downwards */
 	unsigned emitted;
 	u16 vec_loaded, vec_dirty;
-	bool vec_checked, vec_wide;
+	u8 vec_checked;         /* VEC_OK_* known to be set */
+	bool vec_wide;
 	struct stub stubs[MAX_STUBS]; /* last: what is before it can be put back */
 };
 

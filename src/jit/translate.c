@@ -6,6 +6,7 @@
  *   ...instructions..., each a stretch that can be tried again from its start until it has changed something
  */
 #include "jit/tr.h"
+#include "jit/vec.h"
 #include <stdlib.h>
 #include <time.h>
 
@@ -26,6 +27,7 @@ struct site *tr_site(struct tr *t, enum site_kind kind)
 	s->retry = t->start;
 	s->live = !t->mem && t->rc.op;
 	s->recipe = t->rc;
+	s->vec = t->vec_loaded;
 	s->vec_dirty = t->vec_dirty;
 	s->vec_wide = t->vec_wide;
 	return s;
@@ -52,14 +54,17 @@ static void put_stubs(struct tr *t)
 		as_aim(st->at, a->p);
 		if (st->site->kind == SITE_LINK && st->site->link.at == st->at)
 			st->site->link.stub = a->p;
-		as_call(a, t->j->out);
+		as_call(a, st->site->vec ? t->j->out_vec : t->j->out);
 		as32(a, (u32)((u8 *)st->site - a->p));
 	}
 }
 
 /* ---- what the block's flags are needed for ---- */
-static bool emits(const struct insn *i) { return jit_rows[i->op].emit; }
-static bool may_leave(const struct insn *i) { return !emits(i) || (i->flags & INSN_MEM) || (jit_rows[i->op].how & (H_STACK | H_ENDS)); }
+static bool emits(const struct insn *i) { return jit_rows[i->op].emit || tr_is_vec(i); }
+static bool may_leave(const struct insn *i)
+{
+	return !jit_rows[i->op].emit || (i->flags & INSN_MEM) || (jit_rows[i->op].how & (H_STACK | H_ENDS));
+}
 
 static unsigned live_before(const struct insn *i, unsigned after)
 {
@@ -84,7 +89,7 @@ static u32 writes_of(const struct insn *i)
 	const struct row *r = &jit_rows[i->op];
 	u32 m = 0;
 	if (!r->emit)
-		return 0;
+		return tr_is_vec(i) && (i->imm2 & VEC_PLAIN_GPR) ? 1u << (i->dst & 15) : 0;
 	if ((r->writes & W_DST) && !(i->flags & INSN_M0))
 		m |= 1u << (i->opsize == 1 ? i->dst >> 3 : i->dst & 15);
 	if (r->writes & W_SRC)
@@ -118,7 +123,7 @@ static void call_handler(struct tr *t, const struct insn *i)
 	t->mem = true;
 	t->host = 0;
 	t->rc = rc_none();
-	t->vec_checked = false;
+	t->vec_checked = 0;
 	t->j->stats.helpers_built++;
 }
 
@@ -135,7 +140,7 @@ static bool try_emit(struct tr *t, const struct insn *i)
 	struct tr before;
 	emit_fn *fn = jit_rows[i->op].emit;
 	memcpy(&before, t, offsetof(struct tr, stubs));
-	if (fn && fn(t, i))
+	if (fn ? fn(t, i) : tr_is_vec(i) && tr_vec(t, i))
 		return true;
 	memcpy(t, &before, offsetof(struct tr, stubs));
 	return false;
@@ -158,6 +163,8 @@ static void one(struct tr *t, const struct insn *i, bool last)
 {
 	bool lost;
 	prepare_flags(t, i, &lost);
+	if (jit_rows[i->op].how & H_ENDS)
+		tr_vec_flush(t);
 	t->start = t->a.p;
 	t->fresh = false;
 	if (try_emit(t, i)) {
@@ -168,6 +175,7 @@ static void one(struct tr *t, const struct insn *i, bool last)
 	}
 	if (!t->mem && !t->rc.op)
 		tr_flags_save(t);
+	tr_vec_flush(t);
 	t->start = t->a.p;
 	if (last)
 		hand_over(t);
@@ -202,6 +210,7 @@ static void all(struct tr *t)
 	}
 	if (!t->ended) {
 		t->k = b->n - 1;
+		tr_vec_flush(t);
 		t->start = t->a.p;
 		tr_flags_save(t);
 		tr_goto(t, (i64)b->off + b->bytes);

@@ -47,6 +47,8 @@ void vm_print_stats(struct vm *vm, FILE *out)
 			i, (unsigned long long)c->icount, (unsigned long long)s->decodes, (unsigned long long)s->block_lookups,
 			(unsigned long long)s->code_invalidations, (unsigned long long)s->tlb_misses, (unsigned long long)s->walks,
 			(unsigned long long)s->interrupts, (unsigned long long)s->halts, (unsigned long long)s->ports, (unsigned long long)s->mmios);
+		if (vm->engine->print_stats)
+			vm->engine->print_stats(c, out);
 	}
 	fprintf(out, "stats: wall_s=%.3f virtual_s=%.3f insns=%llu mips=%.1f\n", seconds(wall), seconds(clock_now(&vm->clock)),
 		(unsigned long long)insns, wall ? (double)insns * 1000 / wall : 0.0);

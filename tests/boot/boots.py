@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Boots Debian's cloud kernel on nestbox and checks what every level says of itself.
 
-usage: boots.py NESTBOX CASE|--list      Exit status: 0 passed, 1 failed, 77 skipped (no guest images; make them with tools/guest-images).
+usage: boots.py NESTBOX CASE|--list      NESTBOX_TEST_ENGINE chooses the engine (default auto). Exit status: 0 passed, 1 failed, 77 skipped (no guest images; make them with tools/guest-images).
 The guests speak in lines "NESTBOX: level=N event=NAME key=value ..." (tools/guest/init). No case may leave a line in any guest's log that a healthy machine
 does not print; the guests look for them themselves (event=badlog) and we look at the console.
 """
@@ -100,7 +100,7 @@ def command(nestbox, case, work):
     if case.script:
         append += " nb.cmd64=" + base64.b64encode(case.script.encode()).decode()
     cmd = [nestbox, "run", "--kernel", f"{IMAGES}/vmlinuz", "--initrd", f"{IMAGES}/{case.image}", "--append", append, "--memory", case.memory,
-           "--serial", "stdio", "--stats", *case.args]
+           "--serial", "stdio", "--stats", "--engine", os.environ.get("NESTBOX_TEST_ENGINE", "auto"), *case.args]
     if case.disk:
         disk = os.path.join(work, "disk.img")
         with open(disk, "wb") as f:
