@@ -32,19 +32,19 @@ class Svg:
         return "\n".join([*self.parts, "</svg>"]) + "\n"
 
 
-def groups(table):
+def groups(table, clock):
     """[(label, function of (machine) -> slowdown)]: every workload, then the means."""
     native = ("native", 0)
-    out = [(n, lambda m, n=n: table.ratio(n, m, native)) for n in table.workloads(report.ALL)]
-    return out + [(f"mean: {title}", lambda m, k=kinds: table.mean(k, m, native)[0]) for title, kinds in report.MEANS]
+    out = [(n, lambda m, n=n: table.ratio(n, m, native, clock)) for n in table.workloads(report.ALL)]
+    return out + [(f"mean: {title}", lambda m, k=kinds: table.mean(k, m, native, clock)[0]) for title, kinds in report.MEANS]
 
 
-def draw(table):
+def draw(table, clock="wall"):
     machines = report.machines(table)
     levels = sorted({level for _, level in machines})
     sides = list(dict.fromkeys(side for side, _ in machines))
     colours = {s: COLOURS.get(s, SPARE[k % len(SPARE)]) for k, s in enumerate(sides)}
-    rows = groups(table)
+    rows = groups(table, clock)
     group_height = BAR * max(len(sides), 1) + GAP
     values = [f(m) for _, f in rows for m in machines]
     scale = PANEL / decades(max((v for v in values if v == v), default=10))

@@ -136,6 +136,8 @@ class Machine:
             os.killpg(self.child.pid, signal.SIGKILL)
             pid, status, usage = os.wait4(self.child.pid, 0)
         self.child.returncode = r.status = os.waitstatus_to_exitcode(status)
+        if self.child.stdout:
+            self.child.stdout.close()
         r.wall_s = self.seconds()
         r.cpu_s = usage.ru_utime + usage.ru_stime
         r.peak_mib = usage.ru_maxrss / 1024

@@ -4,6 +4,7 @@ The archives of tools/guest-images are taken as they are; another archive is app
 program, the script of this level and, above the last level, the next level's initial RAM disk.
 """
 import hashlib
+import os
 import pathlib
 import shutil
 import subprocess
@@ -18,7 +19,6 @@ class Missing(Exception):
 
 
 def cache():
-    import os
     return pathlib.Path(os.environ.get("NESTBOX_CACHE", ROOT / ".cache"))
 
 

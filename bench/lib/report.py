@@ -193,7 +193,7 @@ def unsteady(table):
 
 
 def about(table):
-    return "\n".join(f"{r.side}: {r.name}: {r.note}" if r.name != "version" else f"{r.side}: {r.note}"
+    return "\n".join(f"{r.side}: {r.name}: {r.note}" if r.name not in ("version", "options") else f"{r.side}: {r.note}"
                      for r in table.rows if r.kind == "about")
 
 

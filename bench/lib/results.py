@@ -131,7 +131,7 @@ class Table:
         return row.cpu_median if clock == "cpu" else row.median
 
     def sides(self):
-        return list(dict.fromkeys(r.side for r in self.rows if r.side != "host"))
+        return list(dict.fromkeys(r.side for r in self.rows if r.kind != "about" and r.side != "host"))
 
     def workloads(self, kinds):
         return list(dict.fromkeys(r.name for r in self.rows if r.kind in kinds))
