@@ -173,13 +173,11 @@ static u8 *on_jump(struct cpu *c, struct site *s)
 	return leave_to(c, s);
 }
 
-u64 dbg_h[2048];
 static u8 *on_helper(struct cpu *c, struct site *s)
 {
 	struct jit *j = jit_of(c);
 	const struct insn *i = s->helper.insn;
 	j->stats.helper_calls++;
-	{ extern u64 dbg_h[2048]; dbg_h[i->op]++; }
 	settle(c, s);
 	enum step step = i->fn(c, i);
 	if (step != STEP_GO) {
@@ -226,7 +224,6 @@ static void print_stats(const struct cpu *c, void *file)
 	const struct jit *j = jit_of(c);
 	const struct jit_stats *s = &j->stats;
 	FILE *out = file;
-	for (unsigned q = 0; q < 2048; q++) if (dbg_h[q] > 10000) fprintf(out, "H %s %lu\n", ZydisMnemonicGetString(q), dbg_h[q]);
 	fprintf(out, "stats: jit vcpu=%u blocks=%llu insns=%llu handlers=%llu code_kib=%llu arena_kib=%llu flushes=%llu killed=%llu translate_ms=%.1f\n", c->index,
 		(unsigned long long)s->blocks, (unsigned long long)s->insns, (unsigned long long)s->helpers_built, (unsigned long long)s->bytes / 1024,
 		(unsigned long long)((j->next - j->first) + (j->arena_end - j->sites)) / 1024, (unsigned long long)s->flushes,

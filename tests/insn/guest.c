@@ -30,15 +30,18 @@
 #define PTE_U BIT(2)
 #define PTE_NX BIT(63)
 
-static const struct engine_ops *engine = &interp_engine;
-static struct mem mem;
-static struct clock clock_;
+/* Two may exist: one per engine, to compare them. */
+static struct guest {
+	const struct engine_ops *engine;
+	struct mem mem;
+	struct clock clock;
+	struct cpu *cpu;
+	struct cpu_arch start; /* user mode, before the case's registers */
+	struct cpu_io io;
+	u64 next_table;
+	u8 *data; /* host address of the data pages */
+} guests[2], *g = &guests[0];
 static pthread_mutex_t device_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct cpu *cpu;
-static struct cpu_arch start; /* user mode, before the case's registers */
-static struct cpu_io io;
-static u64 next_table = PML4 + PAGE_SIZE;
-static u8 *data; /* host address of the data pages */
 
 static u64 port_read(void *vm, u16 port, unsigned size) { return ~(u64)0; }
 static void port_write(void *vm, u16 port, u64 value, unsigned size) {}
@@ -46,10 +49,10 @@ static u64 mmio_read(void *vm, u64 at, unsigned size) { return ~(u64)0; }
 static void mmio_write(void *vm, u64 at, u64 value, unsigned size) {}
 static void claim_code(void *vm, struct cpu *c, u64 frame) { mmu_write_protect(c, frame); }
 static void service_code(void *vm, struct cpu *c) { cpu_unpend(c, PEND_CODE); }
-static void code_written(void *opaque, u64 frame, unsigned first, unsigned last) { engine->forget(cpu, frame, first, last); }
+static void code_written(void *opaque, u64 frame, unsigned first, unsigned last) { g->engine->forget(g->cpu, frame, first, last); }
 
-static void poke(u64 at, u64 v, unsigned size) { mem_write(&mem, gpa(at), &v, size); }
-static u64 peek(u64 at) { return mem_read_le(&mem, gpa(at), 8); }
+static void poke(u64 at, u64 v, unsigned size) { mem_write(&g->mem, gpa(at), &v, size); }
+static u64 peek(u64 at) { return mem_read_le(&g->mem, gpa(at), 8); }
 
 static void map(u64 la, u64 to, u64 flags)
 {
@@ -59,8 +62,8 @@ static void map(u64 la, u64 to, u64 flags)
 		u64 at = table + 8 * (la >> shift & 511);
 
 		if (!(peek(at) & PTE_P)) {
-			poke(at, next_table | PTE_P | PTE_W | PTE_U, 8);
-			next_table += PAGE_SIZE;
+			poke(at, g->next_table | PTE_P | PTE_W | PTE_U, 8);
+			g->next_table += PAGE_SIZE;
 		}
 		table = peek(at) & ~(u64)0xfff;
 	}
@@ -99,7 +102,7 @@ static struct seg segment(u16 sel, u64 base, u32 attr) { return (struct seg){ .b
 
 static void build_state(void)
 {
-	struct cpu_arch *a = &cpu->arch;
+	struct cpu_arch *a = &g->cpu->arch;
 
 	a->efer = EFER_SCE | EFER_NXE | EFER_LME | EFER_LMA;
 	a->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
@@ -117,43 +120,48 @@ static void build_state(void)
 	a->idtr = (struct dtable){ .base = KERNEL + IDT, .limit = 0xfff };
 	a->cpl = 3;
 	a->activity = ACT_ACTIVE;
-	start = *a;
-	cpu_load_control(cpu, a->cr0, a->cr3, a->cr4, a->efer);
-	cpu_update_mode(cpu);
-	mmu_switch(cpu);
+	g->start = *a;
+	cpu_load_control(g->cpu, a->cr0, a->cr3, a->cr4, a->efer);
+	cpu_update_mode(g->cpu);
+	mmu_switch(g->cpu);
 }
 
 bool guest_engine(const char *name)
 {
-	engine = !strcmp(name, "jit") ? &jit_engine : &interp_engine;
+	g->engine = !strcmp(name, "jit") ? &jit_engine : &interp_engine;
 	jit_hot = 0; /* each case runs once */
-	return engine == &jit_engine || !strcmp(name, "interp");
+	return g->engine == &jit_engine || !strcmp(name, "interp");
 }
+
+void guest_select(unsigned n) { g = &guests[n]; }
 
 int guest_init(void)
 {
-	int err = mem_init(&mem, RAM);
+	int err = mem_init(&g->mem, RAM);
 
-	if (err || (err = mem_add_slot(&mem, gpa(0), RAM, MEM_RAM, "ram")))
+	if (!g->engine)
+		g->engine = &interp_engine;
+	g->next_table = PML4 + PAGE_SIZE;
+	if (err || (err = mem_add_slot(&g->mem, gpa(0), RAM, MEM_RAM, "ram")))
 		return err;
-	clock_init(&clock_, &device_lock);
-	io = (struct cpu_io){ .port_read = port_read, .port_write = port_write, .mmio_read = mmio_read, .mmio_write = mmio_write, .claim_code = claim_code, .service_code = service_code };
-	cpu = aligned_alloc(64, align_up(sizeof(*cpu), 64));
-	memset(cpu, 0, sizeof(*cpu));
-	cpu->ncpus = 1;
-	cpu->mem = &mem;
-	cpu->clock = &clock_;
-	cpu->io = &io;
-	cpu->model = cpu_model_make("fast", false, 1, 2000000);
-	cpu->tsc_khz = 2000000;
-	if ((err = mmu_create(cpu)) || (err = engine->create(cpu)))
+	clock_init(&g->clock, &device_lock);
+	g->io = (struct cpu_io){ .port_read = port_read, .port_write = port_write, .mmio_read = mmio_read, .mmio_write = mmio_write, .claim_code = claim_code, .service_code = service_code };
+	g->cpu = aligned_alloc(64, align_up(sizeof(*g->cpu), 64));
+	memset(g->cpu, 0, sizeof(*g->cpu));
+	g->cpu->ncpus = 1;
+	g->cpu->mem = &g->mem;
+	g->cpu->clock = &g->clock;
+	g->cpu->io = &g->io;
+	g->cpu->model = cpu_model_make("fast", false, 1, 2000000);
+	g->cpu->tsc_khz = 2000000;
+	if ((err = mmu_create(g->cpu)) || (err = g->engine->create(g->cpu)))
 		return err;
-	mem_add_listener(&mem, (struct mem_listener){ code_written, NULL });
-	cpu_reset(cpu);
+	mem_add_listener(&g->mem, (struct mem_listener){ code_written, NULL });
+	cpu_reset(g->cpu);
 	build_memory();
 	build_state();
-	data = mem_ptr(&mem, gpa(DATA), O_DATA_SIZE);
-	clock_vcpu_run(&clock_);
+	g->data = mem_ptr(&g->mem, gpa(DATA), O_DATA_SIZE);
+	clock_vcpu_run(&g->clock);
 	return 0;
 }
 
@@ -172,7 +180,7 @@ bool guest_shows(ZydisISASet set)
 
 	for (unsigned k = 0; k < array_len(need); k++)
 		if (need[k].set == set)
-			return cpu_has(cpu, need[k].feature);
+			return cpu_has(g->cpu, need[k].feature);
 	return true;
 }
 
@@ -184,13 +192,13 @@ static struct seg ldt_segment(enum oseg n)
 static void load(const struct ocase *k)
 {
 	static const u8 hlt = HLT;
-	struct cpu_arch *a = &cpu->arch;
+	struct cpu_arch *a = &g->cpu->arch;
 	u64 at = CODE + (k->at - O_CODE);
 
-	memcpy(data, k->mem, O_DATA_SIZE);
-	mem_write(&mem, gpa(at), k->code, k->len);
-	mem_write(&mem, gpa(at + k->len), &hlt, 1);
-	*a = start;
+	memcpy(g->data, k->mem, O_DATA_SIZE);
+	mem_write(&g->mem, gpa(at), k->block ? k->block : k->code, k->len);
+	mem_write(&g->mem, gpa(at + k->len), &hlt, 1);
+	*a = g->start;
 	if (k->mode == O_32)
 		a->seg[SEG_CS] = segment(0x23, 0, 0xc0fb);
 	if (k->mode == O_16) {
@@ -210,13 +218,13 @@ static void load(const struct ocase *k)
 		memcpy(a->ymm + 32 * r, k->in.fp.fx + 160 + 16 * r, 16);
 		memcpy(a->ymm + 32 * r + 16, k->in.fp.ymmh + 16 * r, 16);
 	}
-	cpu->budget_end = cpu->icount + 1000000;
-	cpu_update_mode(cpu);
+	g->cpu->budget_end = g->cpu->icount + 1000000;
+	cpu_update_mode(g->cpu);
 }
 
 static void store(struct ostate *out)
 {
-	const struct cpu_arch *a = &cpu->arch;
+	const struct cpu_arch *a = &g->cpu->arch;
 
 	memcpy(out->gpr, a->gpr, sizeof(out->gpr));
 	memcpy(out->fp.fx, a->x87, 160);
@@ -236,16 +244,16 @@ bool guest_run(const struct ocase *k, struct ostate *out, u8 memory[O_DATA_SIZE]
 	memset(out, 0, sizeof(*out));
 	load(k);
 	do
-		engine->run(cpu, &x);
+		g->engine->run(g->cpu, &x);
 	while (x.kind == EXIT_KICK);
-	engine->sync(cpu);
-	vector = (cpu->arch.rip - 1 - KERNEL - HANDLERS) / 16;
+	g->engine->sync(g->cpu);
+	vector = (g->cpu->arch.rip - 1 - KERNEL - HANDLERS) / 16;
 	if (x.kind != EXIT_HALT || vector > 31) {
-		printf("vCPU: %s, rip %#llx: %s\n", x.kind == EXIT_HALT ? "halted" : "shut down", (unsigned long long)cpu->arch.rip, cpu->death);
+		printf("vCPU: %s, rip %#llx: %s\n", x.kind == EXIT_HALT ? "halted" : "shut down", (unsigned long long)g->cpu->arch.rip, g->cpu->death);
 		return false;
 	}
 	store(out);
-	sp = cpu->arch.gpr[GPR_RSP] - KERNEL;
+	sp = g->cpu->arch.gpr[GPR_RSP] - KERNEL;
 	n = (unsigned)(STACK_TOP - sp) / 8;
 	for (unsigned f = 0; f < 6; f++)
 		frame[f] = peek(STACK_TOP - 8 * (f + 1)); /* SS, RSP, RFLAGS, CS, RIP, error code */
@@ -254,12 +262,12 @@ bool guest_run(const struct ocase *k, struct ostate *out, u8 memory[O_DATA_SIZE]
 	out->rip = frame[4];
 	out->vector = (u32)vector;
 	out->error = n > 5 ? (u32)frame[5] : 0;
-	out->cr2 = vector == VEC_PF ? cpu->arch.cr2 : 0;
+	out->cr2 = vector == VEC_PF ? g->cpu->arch.cr2 : 0;
 	n = k->mode == O_16 ? O_CODE : 0;
 	if (vector == VEC_GP && (out->rip + n == k->at + k->len || out->rip + n == O_PAD_B)) {
 		out->vector = VECTOR_NONE;
 		out->pad_b = out->rip + n == O_PAD_B;
 	}
-	memcpy(memory, data, O_DATA_SIZE);
+	memcpy(memory, g->data, O_DATA_SIZE);
 	return true;
 }

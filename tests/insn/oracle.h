@@ -51,6 +51,7 @@ struct ocase {
 	u8 ds, es, ss; /* O_16: enum oseg */
 	enum oclass cls;
 	u8 code[16];
+	const u8 *block; /* instead of code, for guests only */
 	unsigned len;
 	u64 at; /* address of the first byte */
 	ZydisDecodedInstruction zi;
@@ -85,6 +86,8 @@ void gen_state(struct ocase *k); /* registers, FPU and memory for the decoded in
 /* ---- the two CPUs ---- */
 int native_init(void);
 void native_run(const struct ocase *k, struct ostate *out, u8 mem[O_DATA_SIZE]);
+/* Guest 0 (default) or 1; each has a memory and an engine of its own. */
+void guest_select(unsigned n);
 /* Before guest_init: interp (default) or jit. */
 bool guest_engine(const char *name);
 int guest_init(void);

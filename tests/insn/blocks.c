@@ -1,0 +1,407 @@
+/* Random blocks on both engines: some instructions with branches among them, run a few times over, with flags that live across blocks, memory
+ * operands that mostly hit and now and then fault, and everything compared afterwards. Exit status: 0 no difference, 1 differences, 2 usage. */
+#include "oracle.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "cpu/cpu.h"
+#include "cpu/engine.h"
+
+#define MAX_INSNS 40
+
+static struct { u64 seed, one, count; unsigned seconds, max_failures; bool have_one; } opt = { .seed = 1, .count = 20000, .max_failures = 3 };
+
+/* ---- generator: registers that hold addresses are rarely written ---- */
+struct block {
+	u8 code[MAX_INSNS * 16 + 400];
+	unsigned len, starts[MAX_INSNS + 8], n;
+};
+static struct block b;
+
+static const u8 data_regs[] = { 0, 1, 2, 8, 10, 11, 13, 15 }, base_regs[] = { 3, 5, 6, 7, 9, 12, 14, 4 };
+
+static void put8(unsigned v) { b.code[b.len++] = (u8)v; }
+static void put32(u32 v) { memcpy(b.code + b.len, &v, 4); b.len += 4; }
+static unsigned a_reg(void) { return rnd_chance(96) ? data_regs[rnd_below(8)] : rnd_below(16); }
+static unsigned any_reg(void) { return rnd_chance(70) ? data_regs[rnd_below(8)] : base_regs[rnd_below(8)]; }
+
+/* Prefixes, opcode and ModRM. size 1, 2, 4, 8; op already of that size; up to 3 opcode bytes. mem: r/m is memory. */
+static void ins(unsigned prefix, unsigned size, u32 op, unsigned reg, bool mem, unsigned rm)
+{
+	unsigned base = base_regs[rnd_below(8)], index = data_regs[rnd_below(8)], form = rnd_below(10);
+	bool sib = mem && (form == 0 || (base & 7) == 4), rip = mem && form == 1 && rnd_chance(20);
+	unsigned rex = (size == 8 ? 8 : 0) | (reg & 8 ? 4 : 0) | ((mem ? !rip && (base & 8) : (rm & 8)) ? 1 : 0) | (sib && form == 0 && (index & 8) ? 2 : 0);
+
+	if (size == 2)
+		put8(0x66);
+	if (mem && rnd_chance(3))
+		put8(0x65);
+	if (mem && rnd_chance(2))
+		put8(0x67);
+	if (prefix)
+		put8(prefix);
+	if (rex || (size == 1 && rnd_chance(60)))
+		put8(0x40 | rex);
+	if (op > 0xffff)
+		put8(op >> 16);
+	if (op > 0xff)
+		put8(op >> 8);
+	put8(op);
+	if (!mem) {
+		put8(0xc0 | (reg & 7) << 3 | (rm & 7));
+	} else if (rip) {
+		put8(5 | (reg & 7) << 3);
+		put32((u32)(O_DATA + 0x800 + rnd_below(64) - O_CODE));
+	} else {
+		put8(0x40 | (reg & 7) << 3 | (sib ? 4 : base & 7));
+		if (sib)
+			put8((form == 0 ? (index & 7) << 3 | (rnd_below(4) << 6) : 0x20) | (base & 7));
+		put8(rnd_below(128) - 64);
+	}
+}
+
+static void imm(unsigned size, unsigned max)
+{
+	u64 v = rnd_edge();
+	for (unsigned k = 0; k < (size < max ? size : max); k++)
+		put8(v >> (8 * k));
+}
+
+static unsigned a_size(void) { static const u8 s[] = { 1, 2, 4, 4, 4, 8, 8, 8 }; return s[rnd_below(8)]; }
+
+static void g_alu(void)
+{
+	unsigned op = rnd_below(8), size = a_size(), w = size > 1;
+	switch (rnd_below(5)) {
+	case 0: ins(0, size, op << 3 | w, any_reg(), true, 0); break;
+	case 1: ins(0, size, op << 3 | 2 | w, op == 7 ? any_reg() : a_reg(), true, 0); break;
+	case 2: ins(0, size, op << 3 | 2 | w, op == 7 ? any_reg() : a_reg(), false, any_reg()); break;
+	case 3: ins(0, size, 0x80 | w, op, rnd_chance(40), a_reg()); imm(size, 4); break;
+	default: if (size == 1) size = 4; ins(0, size, 0x83, op, rnd_chance(40), a_reg()); put8(rnd()); break;
+	}
+}
+static void g_test(void)
+{
+	unsigned size = a_size();
+	if (rnd_chance(50)) {
+		ins(0, size, 0x84 | (size > 1), any_reg(), rnd_chance(40), any_reg());
+	} else {
+		ins(0, size, 0xf6 | (size > 1), 0, rnd_chance(40), any_reg());
+		imm(size, 4);
+	}
+}
+static void g_mov(void)
+{
+	unsigned size = a_size(), w = size > 1;
+	switch (rnd_below(6)) {
+	case 0: ins(0, size, 0x88 | w, any_reg(), true, 0); break;
+	case 1: ins(0, size, 0x8a | w, a_reg(), true, 0); break;
+	case 2: ins(0, size, 0x8a | w, a_reg(), false, any_reg()); break;
+	case 3: ins(0, size, 0xc6 | w, 0, rnd_chance(50), a_reg()); imm(size, 4); break;
+	case 4: if (size == 1) size = 8; ins(0, size, 0x8d, a_reg(), true, 0); break;
+	default: if (size == 1) size = 4; ins(0, size, 0x0fb6 | rnd_below(2) | rnd_below(2) << 3, a_reg(), rnd_chance(50), any_reg()); break;
+	}
+}
+static void g_unary(void)
+{
+	unsigned size = a_size(), w = size > 1, k = rnd_below(4);
+	bool mem = rnd_chance(35);
+	if (k < 2)
+		ins(mem && rnd_chance(30) ? 0xf0 : 0, size, 0xfe | w, k, mem, a_reg());
+	else
+		ins(mem && rnd_chance(30) ? 0xf0 : 0, size, 0xf6 | w, k, mem, a_reg());
+}
+static void g_shift(void)
+{
+	static const u8 ops[] = { 0, 1, 2, 3, 4, 5, 7, 4, 5, 7 };
+	unsigned size = a_size(), w = size > 1, op = ops[rnd_below(10)];
+	if (rnd_chance(40)) {
+		ins(0, size, 0xd2 | w, op, rnd_chance(30), a_reg());
+	} else {
+		ins(0, size, 0xc0 | w, op, rnd_chance(30), a_reg());
+		put8(op < 4 ? 1 : rnd_chance(90) ? rnd_below(33) : rnd()); /* rotates by more leave OF undefined, and the engines do not rotate alike */
+	}
+}
+static void g_muldiv(void)
+{
+	unsigned size = a_size(), k = rnd_below(6);
+	if (k < 2) {
+		ins(0, size, 0xf6 | (size > 1), 4 + k, rnd_chance(30), any_reg());
+	} else if (k == 2) {
+		if (rnd_chance(50)) { /* likely no #DE */
+			ins(0, 4, 0x33, 2, false, 2);
+			b.starts[b.n++] = b.len;
+		}
+		ins(0, size < 4 ? 4 : size, 0xf7, 6 + rnd_below(2), rnd_chance(30), any_reg());
+	} else if (k == 3) {
+		ins(0, size == 1 ? 4 : size, 0x0faf, a_reg(), rnd_chance(40), any_reg());
+	} else if (k == 4) {
+		ins(0, size == 1 ? 4 : size, 0x69, a_reg(), rnd_chance(40), any_reg());
+		imm(size == 1 ? 4 : size, 4);
+	} else {
+		if (rnd_chance(50))
+			put8(0x48);
+		put8(0x98 + rnd_below(2));
+	}
+}
+static void g_bits(void)
+{
+	unsigned size = a_size(), k = rnd_below(6);
+	if (size == 1)
+		size = 8;
+	switch (k) {
+	case 0: ins(0, size, 0x0fa3 | rnd_below(4) << 3, any_reg(), false, a_reg()); break;
+	case 1: ins(0, size, 0x0fba, 4 + rnd_below(4), rnd_chance(40), a_reg()); put8(rnd()); break;
+	case 2: ins(rnd_chance(50) ? 0xf3 : 0, size, 0x0fbc | rnd_below(2), a_reg(), rnd_chance(40), any_reg()); break;
+	case 3: ins(0xf3, size, 0x0fb8, a_reg(), rnd_chance(40), any_reg()); break;
+	case 4: ins(0, size, 0x0fa4 | rnd_below(2) << 3, any_reg(), rnd_chance(20), a_reg()); put8(rnd_below(40)); break;
+	default: ins(0, size, 0x0fa5 | rnd_below(2) << 3, any_reg(), false, a_reg()); break;
+	}
+}
+static void g_cond(void)
+{
+	unsigned size = a_size(), cond = rnd_below(16);
+	if (rnd_chance(50))
+		ins(0, 1, 0x0f90 | cond, 0, rnd_chance(30), a_reg());
+	else
+		ins(0, size == 1 ? 4 : size, 0x0f40 | cond, a_reg(), rnd_chance(40), any_reg());
+}
+static void g_stack(void)
+{
+	unsigned r = any_reg(), w = a_reg();
+	switch (rnd_below(5)) {
+	case 0: if (r & 8) put8(0x41); put8(0x50 | (r & 7)); break;
+	case 1: if (w & 8) put8(0x41); put8(0x58 | (w & 7)); break;
+	case 2: put8(0x6a); put8(rnd()); break;
+	case 3: ins(0, 4, 0xff, 6, true, 0); break;
+	default: put8(0x9c); break; /* pushfq */
+	}
+}
+static void g_exchange(void)
+{
+	unsigned size = a_size(), w = size > 1, k = rnd_below(4);
+	bool mem = rnd_chance(60);
+	if (k == 0)
+		ins(0, size, 0x86 | w, a_reg(), mem, a_reg());
+	else if (k == 1)
+		ins(mem && rnd_chance(50) ? 0xf0 : 0, size, 0x0fc0 | w, a_reg(), mem, a_reg());
+	else if (k == 2)
+		ins(mem && rnd_chance(50) ? 0xf0 : 0, size, 0x0fb0 | w, any_reg(), mem, a_reg());
+	else {
+		unsigned r = a_reg();
+		put8(size == 8 ? 0x48 | (r >> 3) : 0x40 | (r >> 3));
+		put8(0x0f);
+		put8(0xc8 | (r & 7));
+	}
+}
+static void g_odd(void)
+{
+	static const u8 one[] = { 0x9e, 0x9f, 0xf5, 0xf8, 0xf9, 0x90, 0xfc };
+	if (rnd_chance(70)) {
+		put8(one[rnd_below(7)]);
+	} else { /* lods, stos, movs, scas of few elements */
+		static const u8 str[] = { 0xa4, 0xa5, 0xaa, 0xab, 0xac, 0xae };
+		put8(str[rnd_below(6)]);
+	}
+}
+static void g_sse(void)
+{
+	static const u16 ops[] = { 0x28, 0x10, 0x58, 0x59, 0x5c, 0x54, 0x57, 0x14, 0xc6, 0x2e, 0x51, 0x5b };
+	static const u16 ints[] = { 0x6f, 0xfe, 0xef, 0xeb, 0xd4, 0x60, 0x62, 0x70, 0x74, 0x76, 0xfa, 0xdb };
+	unsigned x = rnd_below(16), y = rnd_below(16), k = rnd_below(12);
+	bool mem = rnd_chance(40);
+	switch (rnd_below(8)) {
+	case 0: ins(0, 4, 0x0f00 | ops[k], x, mem, y); if (ops[k] == 0xc6) put8(rnd()); break;
+	case 1: put8(0x66); ins(0, 4, 0x0f00 | ints[k], x, mem, y); if (ints[k] == 0x70) put8(rnd()); break;
+	case 2: ins(0xf3, 4, 0x0f00 | (rnd_chance(50) ? 0x10 : 0x58), x, mem, y); break;
+	case 3: ins(0xf2, 4, 0x0f00 | (rnd_chance(50) ? 0x10 : 0x59), x, mem, y); break;
+	case 4: put8(0x66); ins(0, rnd_chance(50) ? 8 : 4, 0x0f6e, x, mem, any_reg()); break;
+	case 5: put8(0x66); ins(0, rnd_chance(50) ? 8 : 4, 0x0f7e, x, mem, a_reg()); break;
+	case 6: ins(rnd_chance(50) ? 0xf3 : 0, 4, 0x0f11 | (rnd_chance(30) ? 0x6e : 0), x, true, y); break;
+	default: ins(0xf2, rnd_chance(50) ? 8 : 4, rnd_chance(50) ? 0x0f2a : 0x0f2d, rnd_below(8), mem, rnd_below(3)); break;
+	}
+}
+static void g_avx(void)
+{
+	static const u8 ops[] = { 0xfe, 0xef, 0xeb, 0xd4, 0xfa, 0xdb, 0x60, 0x74 };
+	unsigned x = rnd_below(16), y = rnd_below(8), v = rnd_below(16), l = rnd_below(2);
+	put8(0xc5);
+	put8((x & 8 ? 0 : 0x80) | (~v & 15) << 3 | l << 2 | 1);
+	put8(ops[rnd_below(8)]);
+	if (rnd_chance(60)) {
+		put8(0xc0 | (x & 7) << 3 | y);
+	} else {
+		put8(0x40 | (x & 7) << 3 | 6); /* [rsi + disp8] */
+		put8(rnd_below(128) - 64);
+	}
+}
+
+static void (*const makers[])(void) = { g_alu, g_alu, g_alu, g_alu, g_test, g_mov, g_mov, g_mov, g_unary, g_unary, g_shift, g_muldiv, g_bits, g_cond, g_cond,
+	g_stack, g_exchange, g_odd, g_sse, g_sse, g_avx };
+
+/* Short forward branches, aimed when all starts are known. */
+struct fix { unsigned at, insn; };
+
+static void make_block(void)
+{
+	struct fix fixes[MAX_INSNS];
+	unsigned nfixes = 0, want = 2 + rnd_below(MAX_INSNS - 6);
+	b.len = b.n = 0;
+	while (b.n < want) {
+		b.starts[b.n++] = b.len;
+		if (rnd_chance(12)) {
+			put8(rnd_chance(85) ? 0x70 | rnd_below(16) : 0xeb);
+			fixes[nfixes++] = (struct fix){ b.len, b.n + rnd_below(4) };
+			put8(0);
+		} else {
+			makers[rnd_below(array_len(makers))]();
+		}
+	}
+	b.starts[b.n] = b.len;
+	for (unsigned f = 0; f < nfixes; f++) {
+		unsigned to = fixes[f].insn < b.n ? b.starts[fixes[f].insn] : b.len;
+		b.code[fixes[f].at] = (u8)(to - fixes[f].at - 1);
+	}
+	if (rnd_chance(80)) { /* dec dword [rip + 300]; jnz start; hlt: the counter is where random stores do not go, and in another line than the code */
+		put8(0xff);
+		put8(0x0d);
+		put32(300);
+		unsigned counter = b.len + 300;
+		put8(0x0f);
+		put8(0x85);
+		put32((u32)-(i32)(b.len + 4));
+		put8(0xf4);
+		memset(b.code + b.len, 0x90, counter - b.len);
+		b.len = counter;
+		put32(2 + (u32)rnd_below(4));
+	}
+}
+
+static void make_case(struct ocase *k, u64 seed)
+{
+	rnd_seed(seed);
+	make_block();
+	memset(k, 0, sizeof *k);
+	k->seed = seed;
+	k->mode = O_64;
+	k->at = O_CODE + rnd_below(256);
+	k->block = b.code;
+	k->len = b.len;
+	for (unsigned r = 0; r < 16; r++)
+		k->in.gpr[r] = rnd_chance(50) ? rnd_below(64) : rnd_edge();
+	for (unsigned r = 0; r < array_len(base_regs); r++)
+		k->in.gpr[base_regs[r]] = O_DATA + 0x80 + (rnd_below(O_DATA_SIZE - 0x100) & ~(rnd_chance(60) ? 15ull : 0)) + (rnd_chance(2) ? O_DATA_SIZE : 0);
+	k->in.rflags = (rnd() & FLAG_ARITH) | 0x202;
+	for (unsigned n = 0; n < O_DATA_SIZE; n += 8)
+		store_le(k->mem + n, rnd_chance(70) ? rnd() : rnd_below(256), 8);
+	rnd_vector(k->in.fp.fx + 160, 256);
+	rnd_vector(k->in.fp.ymmh, 256);
+	store_le(k->in.fp.fx, 0x37f, 2);
+	store_le(k->in.fp.fx + 24, rnd_chance(90) ? 0x1f80 : 0x1f80 & rnd(), 4);
+}
+
+/* ---- running ---- */
+static struct ostate out[2];
+static u8 memory[2][O_DATA_SIZE];
+
+static void show(const struct ocase *k)
+{
+	for (unsigned n = 0; n < b.n; n++) {
+		ZydisDecodedInstruction zi;
+		ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+		ZydisFormatter f;
+		char text[128] = "?";
+		ZydisFormatterInit(&f, ZYDIS_FORMATTER_STYLE_INTEL);
+		if (gen_decode(O_64, b.code + b.starts[n], &zi, op))
+			ZydisFormatterFormatInstruction(&f, &zi, op, zi.operand_count_visible, text, sizeof text, k->at + b.starts[n], NULL);
+		printf("  %6llx  %s\n", (unsigned long long)(k->at + b.starts[n]), text);
+	}
+}
+
+static bool same(const struct ocase *k)
+{
+	bool ok = memcmp(&out[0], &out[1], sizeof out[0]) == 0 && memcmp(memory[0], memory[1], O_DATA_SIZE) == 0;
+	if (ok)
+		return true;
+	printf("seed %#llx: the engines differ (interp, jit)\n", (unsigned long long)k->seed);
+	show(k);
+	for (unsigned r = 0; r < 16; r++)
+		printf("  r%-2u %016llx %016llx %016llx%s\n", r, (unsigned long long)k->in.gpr[r], (unsigned long long)out[0].gpr[r], (unsigned long long)out[1].gpr[r],
+		       out[0].gpr[r] == out[1].gpr[r] ? "" : " <--");
+	printf("  rip %llx %llx  rflags %llx %llx  vector %u %u  cr2 %llx %llx  mxcsr %x %x\n", (unsigned long long)out[0].rip, (unsigned long long)out[1].rip,
+	       (unsigned long long)out[0].rflags, (unsigned long long)out[1].rflags, out[0].vector, out[1].vector, (unsigned long long)out[0].cr2,
+	       (unsigned long long)out[1].cr2, (u32)load_le(out[0].fp.fx + 24, 4), (u32)load_le(out[1].fp.fx + 24, 4));
+	for (unsigned r = 0; r < 16; r++)
+		if (memcmp(out[0].fp.fx + 160 + 16 * r, out[1].fp.fx + 160 + 16 * r, 16) || memcmp(out[0].fp.ymmh + 16 * r, out[1].fp.ymmh + 16 * r, 16))
+			printf("  ymm%u differs\n", r);
+	for (unsigned n = 0; n < O_DATA_SIZE; n++)
+		if (memory[0][n] != memory[1][n]) {
+			printf("  memory differs from %#llx on: %02x %02x\n", (unsigned long long)O_DATA + n, memory[0][n], memory[1][n]);
+			break;
+		}
+	return false;
+}
+
+static bool run_one(u64 seed, unsigned long *faults)
+{
+	static struct ocase k;
+	make_case(&k, seed);
+	for (unsigned n = 0; n < 2; n++) {
+		guest_select(n);
+		if (!guest_run(&k, &out[n], memory[n]))
+			return true; /* fell out of the block: both do */
+	}
+	*faults += out[0].vector != VECTOR_NONE;
+	return same(&k);
+}
+
+static void parse(int argc, char **argv)
+{
+	static const struct option longs[] = { { "seed", 1, 0, 's' }, { "seconds", 1, 0, 't' }, { "count", 1, 0, 'n' }, { "case", 1, 0, 'c' },
+		{ "max-failures", 1, 0, 'f' }, { "help", 0, 0, 'h' }, { 0 } };
+	int o;
+	while ((o = getopt_long(argc, argv, "h", longs, NULL)) != -1) {
+		switch (o) {
+		case 's': opt.seed = strtoull(optarg, NULL, 0); break;
+		case 't': opt.seconds = (unsigned)atoi(optarg); opt.count = ~(u64)0; break;
+		case 'n': opt.count = strtoull(optarg, NULL, 0); break;
+		case 'f': opt.max_failures = (unsigned)atoi(optarg); break;
+		case 'c': opt.one = strtoull(optarg, NULL, 0); opt.have_one = true; break;
+		default:
+			printf("usage: blocks [--seed N] [--count N | --seconds N] [--case SEED] [--max-failures N]\n"
+			       "Runs random blocks on the interpreter and on the translator and compares everything.\n");
+			exit(o == 'h' ? 0 : 2);
+		}
+	}
+}
+
+int main(int argc, char **argv)
+{
+	unsigned long done = 0, faults = 0, failures = 0;
+	struct timespec begin, now;
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	parse(argc, argv);
+	for (unsigned n = 0; n < 2; n++) {
+		guest_select(n);
+		guest_engine(n ? "jit" : "interp");
+		if (guest_init() < 0)
+			return 2;
+	}
+	if (opt.have_one)
+		return run_one(opt.one, &faults) ? 0 : 1;
+	clock_gettime(CLOCK_MONOTONIC, &begin);
+	for (u64 n = 0; n < opt.count && failures < opt.max_failures; n++, done++) {
+		jit_hot = (unsigned)(n % 3);
+		if (!run_one(opt.seed << 40 | n, &faults))
+			failures++;
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		if (opt.seconds && now.tv_sec - begin.tv_sec > (time_t)opt.seconds)
+			break;
+	}
+	printf("%lu blocks, %lu exceptions, %lu differences (--seed %llu)\n", done, faults, failures, (unsigned long long)opt.seed);
+	return failures ? 1 : 0;
+}
