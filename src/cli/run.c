@@ -111,7 +111,7 @@ int cli_run(const struct vm_config *cfg)
 			host_term_raw();
 		if (!host_sandbox_enter() && !vm_start(vm))
 			main_loop(vm);
-		vm_stop(vm);
+		bool stopped = vm_stop(vm);
 		/* What the guest said comes before what we say. */
 		board_console_finish(vm, vm->end == VM_TIMEOUT || vm->quit_signal ? 1000 : -1);
 		status = status_of(vm);
@@ -120,6 +120,8 @@ int cli_run(const struct vm_config *cfg)
 			log_error("timeout after %u s", cfg->timeout_s);
 		if (cfg->stats)
 			vm_print_stats(vm, stderr);
+		if (!stopped)
+			_exit(status);
 	}
 	vm_destroy(vm);
 	free(vm);

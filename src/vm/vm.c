@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 /* ---- what the CPUs ask of the machine ---- */
@@ -320,17 +321,30 @@ int vm_start(struct vm *vm)
 	return 0;
 }
 
-void vm_stop(struct vm *vm)
+/* A vCPU leaves the guest within microseconds; one that has not after this long never will. */
+#define STOP_LIMIT_S 20
+
+bool vm_stop(struct vm *vm)
 {
+	bool all = true;
 	__atomic_store_n(&vm->stop, true, __ATOMIC_SEQ_CST);
 	board_console_abandon(vm, true);
 	stop_running(vm);
 	vm_resume(vm);
-	for (unsigned i = 0; i < vm->ncpus; i++)
-		if (vm->vcpus[i].started) {
-			cpu_pend(vm->vcpus[i].cpu, PEND_KICK);
-			vcpu_kick(vm, i);
-			pthread_join(vm->vcpus[i].thread, NULL);
-			vm->vcpus[i].started = false;
+	for (unsigned i = 0; i < vm->ncpus; i++) {
+		struct timespec until;
+		if (!vm->vcpus[i].started)
+			continue;
+		cpu_pend(vm->vcpus[i].cpu, PEND_KICK);
+		vcpu_kick(vm, i);
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_sec += STOP_LIMIT_S;
+		if (pthread_timedjoin_np(vm->vcpus[i].thread, NULL, &until)) {
+			log_error("vCPU %u does not stop: a bug in engine %s; please report it", i, vm->engine->name);
+			all = false;
+			continue;
 		}
+		vm->vcpus[i].started = false;
+	}
+	return all;
 }

@@ -91,8 +91,8 @@ void vm_destroy(struct vm *vm);
 
 /* Starts the vCPU threads; returns at once. 0 or -errno. */
 int vm_start(struct vm *vm);
-/* Stops the vCPU threads and joins them. */
-void vm_stop(struct vm *vm);
+/* Stops the vCPU threads and joins them. False, with one log line: a thread is stuck, so the machine must not be destroyed; leave with _exit. */
+bool vm_stop(struct vm *vm);
 /* Ends the machine for `why` (first caller wins) and wakes the main loop. Any thread. */
 void vm_end(struct vm *vm, enum vm_end why);
 /* Main loop's part when event_fd fired: performs a pending reset. True while the machine goes on. */
