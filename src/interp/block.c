@@ -24,7 +24,8 @@ static u64 arena_bytes(const struct cpu *c) { return align_down(max_u64(ARENA_TO
 int block_cache_create(struct cpu *c)
 {
 	struct interp *e = interp_of(c);
-	e->arena_bytes = arena_bytes(c);
+	if (!e->arena_bytes)
+		e->arena_bytes = arena_bytes(c);
 	e->nframes = c->mem->frames;
 	e->hash = calloc(HASH_SIZE, sizeof *e->hash);
 	e->frame_blocks = calloc(e->nframes, sizeof *e->frame_blocks);

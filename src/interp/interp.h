@@ -55,7 +55,7 @@ struct interp {
 	struct block **frame_blocks;  /* per frame: blocks with bytes in it */
 	u64 nframes;
 	u8 *arena;
-	size_t arena_used, arena_bytes;
+	size_t arena_used, arena_bytes; /* bytes 0 at interp_init: as usual */
 	struct isa_decoder dec;
 	struct block *scratch;        /* for code that must not be cached */
 	struct block *jump[JUMP_CACHE];

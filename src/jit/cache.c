@@ -9,11 +9,19 @@
 #include <errno.h>
 #include <sys/mman.h>
 
-#define ARENA (40 * MiB)
+/* All vCPUs together; with the interpreter's share the VM process stays within 64 MiB beside its guest's memory. */
+#define CODE_TOTAL (20 * MiB)
+#define CODE_MIN (2 * MiB)
+#define BLOCKS_TOTAL (24 * MiB)
+#define BLOCKS_MIN (3 * MiB)
 #define REACH (GiB + GiB / 2)
 
 /* ---- memory ---- */
-static void *map_near(const void *p)
+static u64 share(const struct cpu *c, u64 total, u64 least) { return align_down(max_u64(total / max_u64(c->ncpus, 1), least), PAGE_SIZE); }
+
+u64 jit_blocks_bytes(const struct cpu *c) { return share(c, BLOCKS_TOTAL, BLOCKS_MIN); }
+
+static void *map_near(const void *p, u64 bytes)
 {
 	u64 at = align_down((uintptr_t)p, 2 * MiB);
 	for (u64 step = 64 * MiB; step < REACH; step += 64 * MiB)
@@ -21,12 +29,12 @@ static void *map_near(const void *p)
 			u64 want = up ? at + step : at - step;
 			if (want > at + REACH || (!up && at < step + MiB))
 				continue;
-			void *m = mmap((void *)(uintptr_t)want, ARENA, PROT_READ | PROT_WRITE | PROT_EXEC,
+			void *m = mmap((void *)(uintptr_t)want, bytes, PROT_READ | PROT_WRITE | PROT_EXEC,
 				       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
 			if (m == (void *)(uintptr_t)want)
 				return m;
 			if (m != MAP_FAILED)
-				munmap(m, ARENA);
+				munmap(m, bytes);
 		}
 	return NULL;
 }
@@ -34,12 +42,13 @@ static void *map_near(const void *p)
 int jit_cache_create(struct cpu *c)
 {
 	struct jit *j = jit_of(c);
-	j->arena = map_near(c);
+	u64 bytes = share(c, CODE_TOTAL, CODE_MIN);
+	j->arena = map_near(c, bytes);
 	if (!j->arena) {
 		log_error("no executable memory for vCPU %u's code (mmap: %s)", c->index, strerror(errno));
 		return -ENOMEM;
 	}
-	j->arena_end = j->arena + ARENA;
+	j->arena_end = j->arena + bytes;
 	j->hot = (struct hot *)j->arena;
 	j->first = (u8 *)align_up((uintptr_t)(j->hot + 1), 64);
 	jit_make_thunks(c);
@@ -52,7 +61,7 @@ void jit_cache_destroy(struct cpu *c)
 {
 	struct jit *j = jit_of(c);
 	if (j->arena)
-		munmap(j->arena, ARENA);
+		munmap(j->arena, (size_t)(j->arena_end - j->arena));
 }
 
 /* Not from within host code. */
@@ -76,28 +85,35 @@ void jit_cache_flush(struct cpu *c)
 }
 
 /* ---- links ---- */
-void jit_link(struct site *s, struct block *to)
+void jit_link(struct cpu *c, struct site *s, struct block *to)
 {
+	struct jit *j = jit_of(c);
 	struct code *k = to->code;
-	if (!s->link.at || s->link.to || !k || s->block->key == BLOCK_DEAD_KEY)
+	if (!s->link.at || s->link.to || !k || jit_block(j, s)->key == BLOCK_DEAD_KEY)
 		return;
-	as_aim(s->link.at, k->near);
-	s->link.to = to;
+	as_aim(jit_host(j, s->link.at), k->near);
+	s->link.to = jit_off(j, k);
 	s->link.next = k->in;
-	k->in = s;
+	k->in = jit_off(j, s);
 }
 
-static void unlink_out(struct site *s)
+static struct site *site_at(struct jit *j, u32 off) { return (struct site *)jit_host(j, off); }
+
+static void unlink_out(struct jit *j, struct site *s)
 {
-	struct code *k = s->link.to ? s->link.to->code : NULL;
-	if (!k)
+	if (!s->link.to)
 		return;
-	struct site **p = &k->in;
-	while (*p && *p != s)
-		p = &(*p)->link.next;
-	if (*p)
-		*p = s->link.next;
-	s->link.to = NULL;
+	struct code *k = (struct code *)jit_host(j, s->link.to);
+	u32 me = jit_off(j, s), at = k->in;
+	s->link.to = 0;
+	if (at == me) {
+		k->in = s->link.next;
+		return;
+	}
+	while (at && site_at(j, at)->link.next != me)
+		at = site_at(j, at)->link.next;
+	if (at)
+		site_at(j, at)->link.next = s->link.next;
 }
 
 static void killed(struct cpu *c, struct block *b)
@@ -107,12 +123,12 @@ static void killed(struct cpu *c, struct block *b)
 	if (!k)
 		return;
 	for (unsigned n = 0; n < k->nlinks; n++)
-		unlink_out(k->link[n]);
+		unlink_out(j, k->link[n]);
 	while (k->in) {
-		struct site *s = k->in;
+		struct site *s = site_at(j, k->in);
 		k->in = s->link.next;
-		as_aim(s->link.at, s->link.stub);
-		s->link.to = NULL;
+		as_aim(jit_host(j, s->link.at), jit_host(j, s->link.stub));
+		s->link.to = 0;
 	}
 	struct as a = { k->far, k->near };
 	as_jmp(&a, j->gone);

@@ -62,7 +62,7 @@ enum step jit_h_enter(struct cpu *c, const struct insn *i)
 		if (!b->code)
 			return block_enter(c, b, rip);
 		if (j->link) {
-			jit_link(j->link, b);
+			jit_link(c, j->link, b);
 			j->stats.links++;
 		}
 	}
@@ -112,14 +112,15 @@ static void settle(struct cpu *c, struct site *s)
 		jit_vec_write_back(c, s);
 	close_fp(c);
 	c->icount = j->base - j->hot->left;
-	j->in.cur = s->block;
-	c->arch.gpr[GPR_BLOCK_RIP] = j->hot->page + s->block->off;
+	j->in.cur = jit_block(j, s);
+	c->arch.gpr[GPR_BLOCK_RIP] = j->hot->page + jit_block(j, s)->off;
 }
 
 static u8 *leave_to(struct cpu *c, struct site *s)
 {
+	struct jit *j = jit_of(c);
 	settle(c, s);
-	jit_of(c)->resume = &s->block->insn[s->slot];
+	j->resume = &jit_block(j, s)->insn[s->slot];
 	return NULL;
 }
 
@@ -140,11 +141,11 @@ static u8 *on_miss(struct cpu *c, struct site *s)
 	j->stats.misses++;
 	if ((la & 0xfff) + s->size <= PAGE_SIZE && cpu_canonical(la)) {
 		c->icount = j->base - h->left;
-		c->arch.rip = h->page + s->block->off + s->block->insn[s->slot].off;
+		c->arch.rip = h->page + jit_block(j, s)->off + jit_block(j, s)->insn[s->slot].off;
 		if (mmu_span(c, la, write, &len)) {
 			mmu_bank_fill(c, mmu_hit(c, la, 0));
 			if (!s->twice)
-				return s->retry;
+				return jit_host(j, s->retry);
 		}
 	}
 	j->stats.slow++;
@@ -160,13 +161,13 @@ static u8 *on_jump(struct cpu *c, struct site *s)
 		struct block *b = block_peek(c, rip);
 		if (b && b->code) {
 			mmu_bank_jump(c, rip, ((struct code *)b->code)->far);
-			return s->retry;
+			return jit_host(j, s->retry);
 		}
 	}
 	if (!s->far)
 		return leave_to(c, s);
-	u16 op = s->block->insn[s->slot].op;
-	if (cpu_canonical(rip) || !s->block->insn[s->slot].disp)
+	u16 op = jit_block(j, s)->insn[s->slot].op;
+	if (cpu_canonical(rip) || !jit_block(j, s)->insn[s->slot].disp)
 		return leave_at(c, s, rip);
 	if (op == ZYDIS_MNEMONIC_CALL) /* faults before RSP moves */
 		c->arch.gpr[GPR_RSP] += 8;
@@ -176,7 +177,7 @@ static u8 *on_jump(struct cpu *c, struct site *s)
 static u8 *on_helper(struct cpu *c, struct site *s)
 {
 	struct jit *j = jit_of(c);
-	const struct insn *i = s->helper.insn;
+	const struct insn *i = (const struct insn *)jit_host(j, s->helper);
 	j->stats.helper_calls++;
 	settle(c, s);
 	enum step step = i->fn(c, i);
@@ -184,13 +185,13 @@ static u8 *on_helper(struct cpu *c, struct site *s)
 		j->step = step;
 		return NULL;
 	}
-	if (unlikely(cpu_must_service(c) || s->block->key == BLOCK_DEAD_KEY)) {
+	if (unlikely(cpu_must_service(c) || jit_block(j, s)->key == BLOCK_DEAD_KEY)) {
 		interp_uncount(c, i, true);
 		c->arch.rip = insn_next_rip(c, i);
 		return NULL;
 	}
 	prepare(c);
-	return s->retry;
+	return jit_host(j, s->retry);
 }
 
 enum step jit_h_return(struct cpu *c, const struct insn *i) { return STEP_GO; }
@@ -207,7 +208,7 @@ u8 *jit_on_site(struct cpu *c, struct site *s)
 		j->link = s;
 		return leave_at(c, s, j->hot->page + (u64)(i64)s->link.off);
 	case SITE_HELPER: return on_helper(c, s);
-	case SITE_FLAGS: settle_flags(c, s); return s->retry;
+	case SITE_FLAGS: settle_flags(c, s); return jit_host(j, s->retry);
 	case SITE_GONE:
 		settle_flags(c, s);
 		close_fp(c);
@@ -242,6 +243,7 @@ static int jit_create(struct cpu *c)
 	__builtin_cpu_init();
 	j->avx = __builtin_cpu_supports("avx2");
 	j->bmi2 = __builtin_cpu_supports("bmi2");
+	j->in.arena_bytes = jit_blocks_bytes(c);
 	int err = interp_init(c, &j->in);
 	if (!err)
 		err = mmu_banks_create(c);

@@ -130,7 +130,7 @@ static void normalize_if(struct tr *t, unsigned cond, unsigned limit)
 	struct site *s = tr_site(t, SITE_FLAGS);
 	as_alu_imm(&t->a, 0, OP_CMP, 4, rm_abs(&t->hot->lazy_op), limit);
 	tr_stub(t, as_jcc(&t->a, cond, t->a.p), s);
-	s->retry = t->a.p;
+	s->retry = jit_off(t->j, t->a.p);
 }
 
 static void load_cc(struct tr *t)

@@ -20,9 +20,8 @@ static void out_of_time(struct tr *t, struct site *s)
 	tr_stub(t, as_jcc(&t->a, CC_LE, t->a.p), s);
 }
 
-static void poll(struct tr *t, i64 off)
+static void poll(struct tr *t, struct site *s)
 {
-	struct site *s = link_site(t, off);
 	out_of_time(t, s);
 	as_alu_imm(&t->a, 0, OP_CMP, 4, rm_abs(&t->c->pending), 0);
 	tr_stub(t, as_jcc(&t->a, CC_NE, t->a.p), s);
@@ -44,10 +43,9 @@ static void jump_found(struct tr *t) { as_ins(&t->a, 0, 4, 0xff, DIGIT | 4, rm_s
 static bool same_page(i64 off) { return off >= 0 && off < 4096; }
 static bool backward(struct tr *t, i64 off) { return off <= t->b->off; }
 
-static void link_jump(struct tr *t, u8 *at, i64 off)
+static void link_jump(struct tr *t, u8 *at, struct site *s)
 {
-	struct site *s = link_site(t, off);
-	s->link.at = at;
+	s->link.at = jit_off(t->j, at);
 	t->code->link[t->code->nlinks++] = s;
 	tr_stub(t, at, s);
 }
@@ -55,17 +53,18 @@ static void link_jump(struct tr *t, u8 *at, i64 off)
 void tr_goto(struct tr *t, i64 off)
 {
 	struct as *a = &t->a;
+	struct site *s = same_page(off) || backward(t, off) ? link_site(t, off) : NULL;
 	if (backward(t, off))
-		poll(t, off);
+		poll(t, s);
 	if (same_page(off)) {
-		link_jump(t, as_jmp(a, a->p), off);
+		link_jump(t, as_jmp(a, a->p), s);
 		return;
 	}
-	struct site *s = tr_site(t, SITE_JUMP);
+	s = tr_site(t, SITE_JUMP);
 	s->far = true;
 	as_load(a, 8, S0, rm_abs(&t->hot->page));
 	as_lea(a, 8, S0, rm_mem(S0, (i32)off));
-	s->retry = a->p;
+	s->retry = jit_off(t->j, a->p);
 	lookup(t, s);
 	jump_found(t);
 }
@@ -82,7 +81,7 @@ bool e_jcc(struct tr *t, const struct insn *i)
 	tr_flags_save(t);
 	tr_flags_host(t, tr_cond_reads(cond));
 	if (same_page(to) && !backward(t, to)) {
-		link_jump(t, as_jcc(&t->a, cond, t->a.p), to);
+		link_jump(t, as_jcc(&t->a, cond, t->a.p), link_site(t, to));
 	} else {
 		u8 *over = as_jcc(&t->a, cond ^ 1, t->a.p);
 		tr_goto(t, to);
@@ -112,7 +111,7 @@ static bool read_target(struct tr *t, const struct insn *i)
 static void lookup_or_resume(struct tr *t)
 {
 	struct site *s = tr_site(t, SITE_JUMP);
-	s->retry = t->start;
+	s->retry = jit_off(t->j, t->start);
 	lookup(t, s);
 	out_of_time(t, tr_site(t, SITE_RESUME));
 }

@@ -30,11 +30,11 @@ enum recipe_op {
 };
 #define RC_KEEPS_CF RC_DEC /* this one and lower: arch.cc has CF */
 struct recipe {
-	u8 op, size;
-	u8 a, b;   /* guest registers */
-	bool imm;  /* b is v */
+	u8 op : 4, size : 4;
+	u8 imm : 1, a : 7; /* b is v; guest register */
+	u8 b;
 	i32 v;
-};
+} __attribute__((packed));
 /* All six flags as LAHF;SETO gives them. */
 u16 jit_flags(unsigned op, unsigned size, u64 a, u64 b, u16 old);
 
@@ -48,27 +48,30 @@ enum site_kind {
 	SITE_FLAGS,            /* make arch.cc valid */
 	SITE_GONE,             /* entered a block that has died; S0: rip */
 };
+/* Offsets instead of pointers: there are as many sites as instructions. */
 struct site {
-	struct block *block;
+	u32 block;             /* in the interpreter's arena: jit_block() */
+	u32 retry;             /* in ours: jit_host() */
 	u8 kind, size, slot;
-	bool far;              /* SITE_JUMP: registers are as after the instruction */
-	bool live;             /* the recipe holds */
-	bool twice;            /* SITE_READ, SITE_WRITE: the instruction probes again, and the two may want the same entry for ever */
-	bool vec, vec_wide;    /* vector registers are in use; were loaded whole */
+	bool far : 1;          /* SITE_JUMP: registers are as after the instruction */
+	bool live : 1;         /* the recipe holds */
+	bool twice : 1;        /* SITE_READ, SITE_WRITE: the instruction probes again, and the two may want the same entry for ever */
+	bool vec : 1, vec_wide : 1; /* vector registers are in use; were loaded whole */
 	u16 vec_dirty;         /* vector registers whose values are newer than arch.ymm */
 	struct recipe recipe;
-	u8 *retry;
+	u8 pad_[3];
 	union {
-		struct { struct insn insn[2]; } helper; /* a copy, and what returns to us */
-		struct { u8 *at, *stub; struct block *to; struct site *next; i32 off; /* target, from the page */ } link; /* at NULL: never linked */
+		u32 helper; /* two struct insn: a copy, and what returns to us */
+		/* off: target, from the page. at 0: never linked. to: 0 or where it leads, as block; next: in its list */
+		struct { i32 off; u32 at, stub, to, next; } link;
 	};
-};
+} __attribute__((packed, aligned(4)));
 
 struct code {
 	struct code *next;      /* all */
 	struct block *block;
 	u8 *far, *near, *end;   /* entries: S0 = rip; and from the same page */
-	struct site *in;        /* links that jump here */
+	u32 in;                 /* links that jump here: offset of the first */
 	struct site *link[3];   /* our own */
 	unsigned nlinks;
 };
@@ -108,6 +111,9 @@ struct jit {
 	struct jit_stats stats;
 };
 static must_inline struct jit *jit_of(const struct cpu *c) { return c->engine; }
+static inline struct block *jit_block(const struct jit *j, const struct site *s) { return (struct block *)(j->in.arena + s->block); }
+static inline u8 *jit_host(const struct jit *j, u32 off) { return j->arena + off; }
+static inline u32 jit_off(const struct jit *j, const void *p) { return (u32)((const u8 *)p - j->arena); }
 
 /* ---- translate.c ---- */
 /* Host code for the block, or false: it stays with the interpreter. */
@@ -116,8 +122,9 @@ bool jit_translate(struct cpu *c, struct block *b);
 /* ---- cache.c ---- */
 int jit_cache_create(struct cpu *c);
 void jit_cache_destroy(struct cpu *c);
+u64 jit_blocks_bytes(const struct cpu *c); /* for the interpreter's blocks */
 void jit_cache_flush(struct cpu *c);
-void jit_link(struct site *s, struct block *to);
+void jit_link(struct cpu *c, struct site *s, struct block *to);
 extern const struct interp_hooks jit_hooks;
 
 /* ---- thunks.c ---- */

@@ -17,14 +17,14 @@ const u8 jit_home[16] = { RAX, RCX, RDX, RBX, R8, RBP, RSI, RDI, NO_HOME, NO_HOM
 /* ---- sites ---- */
 struct site *tr_site(struct tr *t, enum site_kind kind)
 {
-	size_t size = kind == SITE_HELPER || kind == SITE_LINK ? sizeof(struct site) : offsetof(struct site, helper);
-	t->cold -= align_up(size, 8);
+	size_t size = kind == SITE_LINK ? sizeof(struct site) : offsetof(struct site, helper) + sizeof(u32);
+	t->cold -= align_up(size, 4);
 	struct site *s = (struct site *)t->cold;
 	memset(s, 0, size);
-	s->block = t->b;
+	s->block = (u32)((u8 *)t->b - t->j->in.arena);
 	s->kind = (u8)kind;
 	s->slot = (u8)t->k;
-	s->retry = t->start;
+	s->retry = jit_off(t->j, t->start);
 	s->live = !t->mem && t->rc.op;
 	s->recipe = t->rc;
 	s->vec = t->vec_loaded;
@@ -52,8 +52,8 @@ static void put_stubs(struct tr *t)
 	for (unsigned n = 0; n < t->nstubs; n++) {
 		struct stub *st = &t->stubs[n];
 		as_aim(st->at, a->p);
-		if (st->site->kind == SITE_LINK && st->site->link.at == st->at)
-			st->site->link.stub = a->p;
+		if (st->site->kind == SITE_LINK && st->site->link.at == jit_off(t->j, st->at))
+			st->site->link.stub = jit_off(t->j, a->p);
 		as_call(a, st->site->vec ? t->j->out_vec : t->j->out);
 		as32(a, (u32)((u8 *)st->site - a->p));
 	}
@@ -113,13 +113,16 @@ static u32 recipe_regs(const struct recipe *r)
 static void call_handler(struct tr *t, const struct insn *i)
 {
 	struct site *s = tr_site(t, SITE_HELPER);
-	s->helper.insn[0] = *i;
+	t->cold = (u8 *)align_down((uintptr_t)t->cold - 2 * sizeof *i, 8);
+	struct insn *copy = (struct insn *)t->cold;
+	s->helper = jit_off(t->j, copy);
+	copy[0] = *i;
 	if (t->k == 0)
-		s->helper.insn[0].fn = t->b->first;
-	s->helper.insn[1] = (struct insn){ .fn = jit_h_return, .base = GPR_ZERO, .index = GPR_ZERO, .off = (u16)(i->off + i->len) };
+		copy[0].fn = t->b->first;
+	copy[1] = (struct insn){ .fn = jit_h_return, .base = GPR_ZERO, .index = GPR_ZERO, .off = (u16)(i->off + i->len) };
 	as_call(&t->a, t->j->out);
 	as32(&t->a, (u32)((u8 *)s - t->a.p));
-	s->retry = t->a.p;
+	s->retry = jit_off(t->j, t->a.p);
 	t->mem = true;
 	t->host = 0;
 	t->rc = rc_none();
@@ -246,7 +249,7 @@ bool jit_translate(struct cpu *c, struct block *b)
 	t.j = j;
 	t.hot = j->hot;
 	t.b = b;
-	t.code = (struct code *)(j->sites - align_up(sizeof *t.code, 8));
+	t.code = (struct code *)align_down((uintptr_t)(j->sites - sizeof *t.code), 8);
 	*t.code = (struct code){ .block = b };
 	t.cold = (u8 *)t.code;
 	t.a = (struct as){ (u8 *)align_up((uintptr_t)j->next, 16), t.cold };
