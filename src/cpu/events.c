@@ -313,6 +313,7 @@ static void delivered(struct cpu *c, const struct event *ev)
 	c->delivering.kind = EVENT_NONE;
 	c->arch.shadow &= ~(u32)(SHADOW_STI | SHADOW_MOVSS);
 	c->arch.activity = ACT_ACTIVE;
+	c->icount++; /* takes time: a loop of handlers that fault at their first instruction must not stop the clock */
 	if (c->mtf == MTF_ARMED && c->arch.guest_mode) {
 		c->mtf = MTF_DUE;
 		cpu_pend(c, PEND_VIRT);
@@ -366,6 +367,10 @@ static bool nested_fault(struct cpu *c, struct event *ev, const struct event *se
 	return true;
 }
 
+/* Benign exceptions never make a double fault, so an #AC on the handler's stack can repeat for ever: silicon hangs then, deaf to everything. More
+ * serial deliveries than any that end are taken for that. */
+#define MAX_NESTED 32
+
 static void deliver(struct cpu *c, struct event ev, bool injected)
 {
 	static const struct event none;
@@ -377,7 +382,7 @@ static void deliver(struct cpu *c, struct event ev, bool injected)
 		merge_pending_dbg(c, &ev);
 	if (!injected && intercepted(c, &ev, &none))
 		return;
-	for (;; injected = false) {
+	for (unsigned round = 0; round < MAX_NESTED; round++, injected = false) {
 		if (!injected)
 			event_side_effects(c, &ev);
 		if (ev.kind == EVENT_NMI)
@@ -396,6 +401,7 @@ static void deliver(struct cpu *c, struct event ev, bool injected)
 		if (nested_fault(c, &ev, &second, chain, sizeof chain))
 			return;
 	}
+	triple_fault(c, "deliveries that raise benign exceptions without end");
 }
 
 void cpu_deliver(struct cpu *c, struct event ev)

@@ -267,6 +267,12 @@ static bool quick_step(struct cpu *c)
 	       !c->arch.nmi_pending && !c->arch.pending_dbg && !(c->arch.dr[7] & 0xff) && c->arch.activity == ACT_ACTIVE;
 }
 
+/* Asked between events too, which can follow each other without end; but an MTF exit that is due is in no state row, so it comes first. */
+static bool kicked(const struct cpu *c)
+{
+	return (__atomic_load_n(&c->pending, __ATOMIC_RELAXED) & PEND_KICK) && c->mtf != MTF_DUE;
+}
+
 bool cpu_service(struct cpu *c, struct exit_record *what)
 {
 	cpu_after_step(c);
@@ -276,9 +282,11 @@ bool cpu_service(struct cpu *c, struct exit_record *what)
 	}
 	do
 		sync_time(c);
-	while (one_event(c));
-	if (__atomic_load_n(&c->pending, __ATOMIC_RELAXED) & PEND_KICK) /* the VM clears it */
+	while (one_event(c) && !kicked(c));
+	if (kicked(c)) { /* the VM clears it */
+		sync_time(c);
 		return leave(c, what, EXIT_KICK, CLOCK_NEVER);
+	}
 	if (c->arch.activity == ACT_SHUTDOWN && !c->arch.guest_mode)
 		return leave(c, what, EXIT_SHUTDOWN, CLOCK_NEVER);
 	if (c->arch.activity != ACT_ACTIVE) {

@@ -221,6 +221,9 @@ static enum step string_fault(struct cpu *c, const struct insn *i, const struct 
 	return STEP_FAULT;
 }
 
+/* A REP takes an instruction's time for so many bytes, or a count of 2^64 would stop the clock. */
+#define BYTES_PER_TICK 32u
+
 static noinline enum step body_string(struct cpu *c, const struct insn *i)
 {
 	u64 mask = size_mask(i->asize);
@@ -233,6 +236,7 @@ static noinline enum step body_string(struct cpu *c, const struct insn *i)
 	set_rip(c, i);
 	c->fault.kind = EVENT_NONE;
 	while (r.left) {
+		u64 before = r.left / (BYTES_PER_TICK / r.size);
 		if (r.left > 4 && r.step > 0 && !single && spans(i->aux8) && by_span(c, i, &r) != 0) {
 			/* went well */
 		} else if (c->fault.kind != EVENT_NONE) {
@@ -243,6 +247,8 @@ static noinline enum step body_string(struct cpu *c, const struct insn *i)
 			if (s != STEP_END)
 				return s == STEP_FAULT ? string_fault(c, i, &r) : s;
 		}
+		if (r.rep)
+			c->icount += before - r.left / (BYTES_PER_TICK / r.size);
 		if (!r.rep || r.until)
 			break;
 		if (r.left && (single || cpu_must_service(c)))
