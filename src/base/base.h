@@ -64,6 +64,7 @@ static inline u64 load_le(const void *p, unsigned size) { u64 v = 0; memcpy(&v, 
 static inline void store_le(void *p, u64 v, unsigned size) { memcpy(p, &v, size); }
 
 /* One host access of 1, 2, 4 or 8 bytes, aligned or not; an aligned one is atomic. For guest memory that others write too. */
+typedef u8 any_u8 __attribute__((may_alias));
 typedef u16 any_u16 __attribute__((aligned(1), may_alias));
 typedef u32 any_u32 __attribute__((aligned(1), may_alias));
 typedef u64 any_u64 __attribute__((aligned(1), may_alias));

@@ -289,9 +289,9 @@ static bool cas(void *p, unsigned size, u64 *old, u64 next)
 	bool ok;
 	switch (size) {
 	case 1: asm volatile("lock cmpxchgb %b3, %1" : "=@cce"(ok), "+m"(*(u8 *)p), "+a"(*old) : "q"(next) : "memory"); break;
-	case 2: asm volatile("lock cmpxchgw %w3, %1" : "=@cce"(ok), "+m"(*(u16 *)p), "+a"(*old) : "r"(next) : "memory"); break;
-	case 4: asm volatile("lock cmpxchgl %k3, %1" : "=@cce"(ok), "+m"(*(u32 *)p), "+a"(*old) : "r"(next) : "memory"); break;
-	default: asm volatile("lock cmpxchgq %q3, %1" : "=@cce"(ok), "+m"(*(u64 *)p), "+a"(*old) : "r"(next) : "memory");
+	case 2: asm volatile("lock cmpxchgw %w3, %1" : "=@cce"(ok), "+m"(*(any_u16 *)p), "+a"(*old) : "r"(next) : "memory"); break;
+	case 4: asm volatile("lock cmpxchgl %k3, %1" : "=@cce"(ok), "+m"(*(any_u32 *)p), "+a"(*old) : "r"(next) : "memory"); break;
+	default: asm volatile("lock cmpxchgq %q3, %1" : "=@cce"(ok), "+m"(*(any_u64 *)p), "+a"(*old) : "r"(next) : "memory");
 	}
 	return ok;
 }

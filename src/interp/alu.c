@@ -87,9 +87,9 @@ static enum step h_##name##_##form##_##T##_##ea(struct cpu *c, const struct insn
 		c->arch.cc = cc; \
 		return next(c, i); \
 	} \
-	T *p = host_w(c, la, sizeof(T)); \
+	void *p = host_w(c, la, sizeof(T)); \
 	if (likely(p)) { \
-		*(volatile T *)p = alu_##name##_##T(*(volatile T *)p, operand, &cc); \
+		*(volatile any_##T *)p = alu_##name##_##T(*(volatile any_##T *)p, operand, &cc); \
 	} else { \
 		struct val old = interp_load_rmw(c, i, la, sizeof(T) | i->seg << 8); \
 		if (!old.ok || !interp_store(c, i, la, sizeof(T) | i->seg << 8, alu_##name##_##T((T)old.v, operand, &cc))) \
@@ -123,9 +123,9 @@ static enum step h_##name##_m_##T##_##ea(struct cpu *c, const struct insn *i) \
 	u16 cc = c->arch.cc; \
 	if (!la_##ea(c, i, sizeof(T), true, &la)) \
 		return STEP_FAULT; \
-	T *p = host_w(c, la, sizeof(T)); \
+	void *p = host_w(c, la, sizeof(T)); \
 	if (likely(p)) { \
-		*(volatile T *)p = un_##name##_##T(*(volatile T *)p, &cc); \
+		*(volatile any_##T *)p = un_##name##_##T(*(volatile any_##T *)p, &cc); \
 	} else { \
 		struct val old = interp_load_rmw(c, i, la, sizeof(T) | i->seg << 8); \
 		if (!old.ok || !interp_store(c, i, la, sizeof(T) | i->seg << 8, un_##name##_##T((T)old.v, &cc))) \

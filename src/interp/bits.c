@@ -40,10 +40,10 @@ static noinline enum step body_##name##_m_##T(struct cpu *c, const struct insn *
 			return STEP_FAULT; \
 		name##_##T((T)v, n, &cc); \
 	} else { \
-		T *p = host_w(c, la, sizeof(T)); \
+		void *p = host_w(c, la, sizeof(T)); \
 		struct val old = { 0 }; \
 		if (p) { \
-			*(volatile T *)p = name##_##T(*(volatile T *)p, n, &cc); \
+			*(volatile any_##T *)p = name##_##T(*(volatile any_##T *)p, n, &cc); \
 		} else { \
 			old = interp_load_rmw(c, i, la, sizeof(T) | i->seg << 8); \
 			if (!old.ok || !interp_store(c, i, la, sizeof(T) | i->seg << 8, name##_##T((T)old.v, n, &cc))) \

@@ -46,7 +46,7 @@ static void name##_##T(void *p, void *arg) \
 { \
 	struct rmw *r = arg; \
 	u16 f = r->cc_in; \
-	asm volatile(pre "lock " ins sfx " %2, %0\n\tlahf\n\tseto %%al" : "+m"(*(T *)p), "+a"(f) : con((T)r->b) : "cc", "memory"); \
+	asm volatile(pre "lock " ins sfx " %2, %0\n\tlahf\n\tseto %%al" : "+m"(*(any_##T *)p), "+a"(f) : con((T)r->b) : "cc", "memory"); \
 	r->cc = f; \
 }
 #define OP1(name, ins, pre, T, sfx) \
@@ -54,7 +54,7 @@ static void name##_##T(void *p, void *arg) \
 { \
 	struct rmw *r = arg; \
 	u16 f = r->cc_in; \
-	asm volatile(pre "lock " ins sfx " %0\n\tlahf\n\tseto %%al" : "+m"(*(T *)p), "+a"(f) : : "cc", "memory"); \
+	asm volatile(pre "lock " ins sfx " %0\n\tlahf\n\tseto %%al" : "+m"(*(any_##T *)p), "+a"(f) : : "cc", "memory"); \
 	r->cc = f; \
 }
 #define OP2_ALL(name, ins, pre) \
@@ -68,7 +68,7 @@ OP1_ALL(inc, "inc", CARRY) OP1_ALL(dec, "dec", CARRY) OP1_ALL(neg, "neg", )
 #define OP_NOT(T, sfx) static void not_##T(void *p, void *arg) \
 { \
 	struct rmw *r = arg; \
-	asm volatile("lock not" sfx " %0" : "+m"(*(T *)p) : : "memory"); \
+	asm volatile("lock not" sfx " %0" : "+m"(*(any_##T *)p) : : "memory"); \
 	r->cc = r->cc_in; \
 }
 OP_NOT(u8, "b") OP_NOT(u16, "w") OP_NOT(u32, "l") OP_NOT(u64, "q")
@@ -78,7 +78,7 @@ OP_NOT(u8, "b") OP_NOT(u16, "w") OP_NOT(u32, "l") OP_NOT(u64, "q")
 { \
 	struct rmw *r = arg; \
 	u16 f = r->cc_in; \
-	asm volatile("addb $127, %%al\n\tsahf\n\tlock " #name sfx " %2, %0\n\tlahf\n\tseto %%al" : "+m"(*(T *)p), "+a"(f) : "r"((T)r->b) : "cc", "memory"); \
+	asm volatile("addb $127, %%al\n\tsahf\n\tlock " #name sfx " %2, %0\n\tlahf\n\tseto %%al" : "+m"(*(any_##T *)p), "+a"(f) : "r"((T)r->b) : "cc", "memory"); \
 	r->cc = f; \
 }
 #define OP_BT_ALL(name) OP_BT(name, u16, "w") OP_BT(name, u32, "l") OP_BT(name, u64, "q")
@@ -87,7 +87,7 @@ OP_BT_ALL(bts) OP_BT_ALL(btr) OP_BT_ALL(btc)
 #define OP_XCHG(T) static void xchg_##T(void *p, void *arg) \
 { \
 	struct rmw *r = arg; \
-	r->old = __atomic_exchange_n((T *)p, (T)r->b, __ATOMIC_SEQ_CST); \
+	r->old = __atomic_exchange_n((any_##T *)p, (T)r->b, __ATOMIC_SEQ_CST); \
 }
 OP_XCHG(u8) OP_XCHG(u16) OP_XCHG(u32) OP_XCHG(u64)
 
@@ -96,7 +96,7 @@ OP_XCHG(u8) OP_XCHG(u16) OP_XCHG(u32) OP_XCHG(u64)
 	struct rmw *r = arg; \
 	T b = (T)r->b; \
 	u16 f; \
-	asm volatile("lock xadd" sfx " %2, %0\n\tlahf\n\tseto %%al" : "+m"(*(T *)p), "=&a"(f), "+" con(b) : : "cc", "memory"); \
+	asm volatile("lock xadd" sfx " %2, %0\n\tlahf\n\tseto %%al" : "+m"(*(any_##T *)p), "=&a"(f), "+" con(b) : : "cc", "memory"); \
 	r->cc = f; \
 	r->old = b; \
 }
@@ -106,7 +106,7 @@ OP_XADD(u8, "b", "q") OP_XADD(u16, "w", "r") OP_XADD(u32, "l", "r") OP_XADD(u64,
 { \
 	struct rmw *r = arg; \
 	u64 rax = r->a, f; \
-	asm volatile("lock cmpxchg" sfx " %3, %0\n\tmov %%rax, %1\n\tlahf\n\tseto %%al" : "+m"(*(T *)p), "=&r"(f), "+a"(rax) : con((T)r->b) : "cc", "memory"); \
+	asm volatile("lock cmpxchg" sfx " %3, %0\n\tmov %%rax, %1\n\tlahf\n\tseto %%al" : "+m"(*(any_##T *)p), "=&r"(f), "+a"(rax) : con((T)r->b) : "cc", "memory"); \
 	r->old = f; \
 	r->cc = (u16)rax; \
 }
@@ -118,7 +118,7 @@ static void cmpxchg8b(void *p, void *arg)
 	struct rmw *r = arg;
 	u32 lo = r->a, hi = r->a_hi;
 	bool z;
-	asm volatile("lock cmpxchg8b %0\n\tsetz %1" : "+m"(*(u64 *)p), "=q"(z), "+a"(lo), "+d"(hi) : "b"((u32)r->b), "c"((u32)r->b_hi) : "cc", "memory");
+	asm volatile("lock cmpxchg8b %0\n\tsetz %1" : "+m"(*(any_u64 *)p), "=q"(z), "+a"(lo), "+d"(hi) : "b"((u32)r->b), "c"((u32)r->b_hi) : "cc", "memory");
 	r->old = lo;
 	r->old_hi = hi;
 	r->cc = (r->cc_in & ~CC_ZF) | (z ? CC_ZF : 0);

@@ -49,10 +49,10 @@ static noinline enum step body_##name##_m_##T(struct cpu *c, const struct insn *
 	u64 la; \
 	if (!la_g(c, i, sizeof(T), true, &la)) \
 		return STEP_FAULT; \
-	T *p = host_w(c, la, sizeof(T)); \
+	void *p = host_w(c, la, sizeof(T)); \
 	if (likely(p)) { \
-		T old = *(volatile T *)p; \
-		*(volatile T *)p = n ? sh_##name##_##T(old, n, &cc) : old; \
+		T old = *(volatile any_##T *)p; \
+		*(volatile any_##T *)p = n ? sh_##name##_##T(old, n, &cc) : old; \
 	} else { \
 		struct val old = interp_load_rmw(c, i, la, sizeof(T) | i->seg << 8); \
 		if (!old.ok || !interp_store(c, i, la, sizeof(T) | i->seg << 8, n ? sh_##name##_##T((T)old.v, n, &cc) : (T)old.v)) \
