@@ -160,6 +160,7 @@ static u8 *on_jump(struct cpu *c, struct site *s)
 	if (cpu_canonical(rip) && c->acc_class != 3) {
 		struct block *b = block_peek(c, rip);
 		if (b && b->code) {
+			j->stats.jump_fills++;
 			mmu_bank_jump(c, rip, ((struct code *)b->code)->far);
 			return jit_host(j, s->retry);
 		}
@@ -225,12 +226,12 @@ static void print_stats(const struct cpu *c, void *file)
 	const struct jit *j = jit_of(c);
 	const struct jit_stats *s = &j->stats;
 	FILE *out = file;
-	fprintf(out, "stats: jit vcpu=%u blocks=%llu insns=%llu handlers=%llu code_kib=%llu arena_kib=%llu flushes=%llu killed=%llu translate_ms=%.1f\n", c->index,
+	fprintf(out, "stats: jit vcpu=%u blocks=%llu insns=%llu handlers=%llu code_kib=%llu arena_kib=%llu flushes=%llu killed=%llu translate_ms=%llu.%llu\n", c->index,
 		(unsigned long long)s->blocks, (unsigned long long)s->insns, (unsigned long long)s->helpers_built, (unsigned long long)s->bytes / 1024,
 		(unsigned long long)((j->next - j->first) + (j->arena_end - j->sites)) / 1024, (unsigned long long)s->flushes,
-		(unsigned long long)s->killed, (double)s->ns / 1e6);
-	fprintf(out, "stats: jit vcpu=%u entries=%llu misses=%llu slow=%llu jumps=%llu handler_calls=%llu links=%llu\n", c->index,
-		(unsigned long long)s->entries, (unsigned long long)s->misses, (unsigned long long)s->slow, (unsigned long long)s->jumps,
+		(unsigned long long)s->killed, (unsigned long long)(s->ns / 1000000), (unsigned long long)(s->ns / 100000 % 10));
+	fprintf(out, "stats: jit vcpu=%u entries=%llu misses=%llu slow=%llu jumps=%llu jump_fills=%llu handler_calls=%llu links=%llu\n", c->index,
+		(unsigned long long)s->entries, (unsigned long long)s->misses, (unsigned long long)s->slow, (unsigned long long)s->jumps, (unsigned long long)s->jump_fills,
 		(unsigned long long)s->helper_calls, (unsigned long long)s->links);
 }
 

@@ -48,6 +48,7 @@ static struct vm *replace(struct vm *old, const struct vm_config *cfg, unsigned 
 		ok = ok && same(&a, &b, round);
 	}
 	vm_stop(old);
+	board_console_finish(old, -1);
 	vm_destroy(old);
 	free(old);
 	state_buf_free(&a);
@@ -68,15 +69,18 @@ int main(int argc, char **argv)
 	for (bool on = true; on && vm;) {
 		struct pollfd fd = { .fd = vm->event_fd, .events = POLLIN };
 		u64 until = clock_now(&vm->clock) + 250 * 1000000ull; /* the guest's time: a busy host gets as few machines as an idle one */
-		while (on && clock_now(&vm->clock) < until)
+		while (on && clock_now(&vm->clock) < until) {
+			board_console_drain(vm);
 			if (poll(&fd, 1, 20) > 0)
 				on = vm_handle_events(vm);
+		}
 		if (on)
 			vm = replace(vm, &cfg, ++rounds);
 	}
 	if (!vm)
 		return 1;
 	vm_stop(vm);
+	board_console_finish(vm, -1);
 	printf("%u machines, one after the other; end %d\n", rounds + 1, vm->end);
 	int status = vm->end != VM_POWERED_OFF || rounds < 3;
 	vm_destroy(vm);
