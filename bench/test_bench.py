@@ -13,7 +13,8 @@ from bench.lib import chart, console, guests, report, results, sides # noqa: E40
 
 
 def marks(level, name, units, start, took, checksum="00ff"):
-    return [(start, start, f"@S {level} {name} {units}"), (start + took, start + took, f"@E {level} {name} {units} {checksum}")]
+    return [(start - 1, 0, f"@S {level} {name} {units}"), (start, start, "?"), (start + took, start + took, "!"),
+            (start + took + 1, 0, f"@E {level} {name} {units} {checksum}")]
 
 
 def finished(lines, failure=None):
@@ -43,11 +44,13 @@ class Consoles(unittest.TestCase):
         self.assertAlmostEqual(results.take_workloads(lines)[0][1, "sort"][0], 20000)
 
     def test_a_mark_is_found_behind_other_text(self):
-        lines = [(1, 1, "[    1.0] kernel talks @S 2 sort 10"), (2, 2, "@E 2 sort 10 00ff")]
-        self.assertIn((2, "sort"), results.take_workloads(lines)[0])
+        lines = [(1, 1, "[    1.0] kernel talks @S 2 sort 10"), (2, 2, "[    1.1] more ?"), (4, 4, "!"), (5, 5, "@E 2 sort 10 00ff")]
+        self.assertAlmostEqual(results.take_workloads(lines)[0][2, "sort"][0], 200000)
 
     def test_an_end_without_its_beginning_is_no_measurement(self):
-        lines = [(1, 1, "@S 2 sort 10"), (2, 2, "@S 2 hash 10"), (3, 3, "@E 2 sort 10 00ff")]
+        lines = [(1, 1, "@S 2 sort 10"), (2, 2, "@S 2 hash 10"), (2, 2, "?"), (3, 3, "!"), (3, 3, "@E 2 sort 10 00ff")]
+        self.assertEqual(results.take_workloads(lines)[0], {})
+        lines = [(1, 1, "?"), (2, 2, "@S 2 sort 10"), (3, 3, "!"), (3, 3, "@E 2 sort 10 00ff")]
         self.assertEqual(results.take_workloads(lines)[0], {})
 
     def test_a_measurement_that_is_too_short_is_refused(self):
@@ -116,8 +119,8 @@ class Machines(unittest.TestCase):
         return console.Machine(["sh", "-c", script], timeout_s, os.devnull, lambda text: None, **options).run()
 
     def test_lines_have_rising_times_and_the_cpu_time_of_the_process(self):
-        r = self.run_machine("echo @S 1 sort 1; sleep 0.2; echo @E 1 sort 1 00ff")
-        (start, cpu, _), (end, _, _) = r.lines
+        r = self.run_machine("echo @S 1 sort 1; echo ?; sleep 0.2; echo !")
+        _, (start, cpu, _), (end, _, _) = r.lines
         self.assertGreater(end - start, 0.15)
         self.assertIsNotNone(cpu)
         self.assertIsNone(r.failure)

@@ -6,7 +6,7 @@ from . import report
 
 COLOURS = {"nestbox-jit": "#1b7f4b", "nestbox-interp": "#8fcfa6", "qemu-tcg": "#d9822b", "bochs": "#8a6fb0"}
 SPARE = ["#4a90c2", "#b04a6a"]
-BAR, GAP, LABEL, PANEL, TOP, BOTTOM, SPACE = 9, 8, 96, 400, 64, 44, 56
+BAR, GAP, LABEL, PANEL, TOP, BOTTOM, SPACE = 9, 8, 116, 400, 72, 44, 56
 FONT = 'font-family="sans-serif" fill="#222"'
 
 
@@ -53,8 +53,8 @@ def draw(table, clock="wall"):
     svg = Svg(width, height)
     svg.text(12, 22, "Slowdown against native, times (logarithmic; shorter is better)", 15, weight="bold")
     for k, side in enumerate(sides):
-        svg.rect(12 + k * 140, 34, 12, 12, colours[side])
-        svg.text(30 + k * 140, 44, side)
+        svg.rect(12 + k * 140, 32, 12, 12, colours[side])
+        svg.text(30 + k * 140, 42, side)
     for k, level in enumerate(levels):
         panel(svg, LABEL + k * (PANEL + SPACE), level, rows, [(s, colours[s]) for s in sides], scale, group_height, k == 0)
     return svg.done()
@@ -68,7 +68,8 @@ def panel(svg, x0, level, rows, sides, scale, group_height, labels):
             x = x0 + (decade + math.log10(step)) * scale
             if x <= x0 + PANEL + 0.5:
                 svg.line(x, TOP, x, bottom, "#999" if step == 1 else "#e4e4e4")
-                svg.text(x, bottom + 15, f"{step * 10 ** decade}", 10, "middle")
+                if step == 1 or scale > 120:
+                    svg.text(x, bottom + 15, f"{step * 10 ** decade}", 10, "middle")
     for n, (label, slowdown) in enumerate(rows):
         y = TOP + n * group_height + GAP / 2
         if labels:

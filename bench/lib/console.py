@@ -108,7 +108,7 @@ class Machine:
         *lines, self.part = (self.part + data).split(b"\n")
         for raw in lines:
             text = raw.decode(errors="replace").rstrip("\r")
-            interesting = "@" in text or "NESTBOX:" in text
+            interesting = "@" in text or "NESTBOX:" in text or text.endswith(("?", "!"))
             self.result.lines.append((now, task_ns(self.child.pid) / 1e9 if interesting else None, text))
             if interesting:
                 self.follow(text)

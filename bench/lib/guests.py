@@ -120,6 +120,6 @@ def make_initrd(program, scripts, name):
 def command_line(depth, timeout_s):
     """The kernel's arguments, the same on every side. The base64 text says: . /bench/level"""
     script = "LiAvYmVuY2gvbGV2ZWwK"
-    words = ["console=ttyS0", "quiet", "panic=-1", "random.trust_cpu=on", "cryptomgr.notests", f"nb.depth={depth}", "nb.mode=poweroff",
+    words = ["console=ttyS0,115200", "quiet", "panic=-1", "random.trust_cpu=on", "cryptomgr.notests", f"nb.depth={depth}", "nb.mode=poweroff",
              "nb.child=poweroff", f"nb.cmd64={script}", f"nb.leaf64={script}", f"nb.timeout={timeout_s}"]
     return " ".join(words)

@@ -37,17 +37,22 @@ def take_workloads(lines):
 
     Of each workload the measurements with the most units count, of those the median, less the time of a mark (the workload "nothing").
     """
-    begun, taken, refused = {}, {}, {}
+    taken, refused = {}, {}
+    key = start = stop = None
     for at, cpu, text in lines:
+        if text.endswith("?"):
+            start = at, cpu
+        elif text.endswith("!"):
+            stop = at, cpu
         for mark in MARK.finditer(text):
-            what, key, rest = mark[1], (int(mark[2]), mark[3]), mark[4].split()
-            if what == "S" and rest:
-                begun = {key: (at, cpu)}
-            elif what == "E" and key in begun and len(rest) == 2 and rest[0].isdigit():
-                start, start_cpu = begun.pop(key)
-                taken.setdefault(key, []).append((int(rest[0]), at - start, (cpu or 0) - (start_cpu or 0), rest[1]))
+            what, rest = mark[1], mark[4].split()
+            if what == "S":
+                key, start, stop = (int(mark[2]), mark[3]), None, None
+            elif what == "E" and key == (int(mark[2]), mark[3]) and start and stop and len(rest) == 2 and rest[0].isdigit():
+                taken.setdefault(key, []).append((int(rest[0]), stop[0] - start[0], (stop[1] or 0) - (start[1] or 0), rest[1]))
+                key = None
             elif what == "X":
-                refused[key] = mark[4].strip()
+                refused[int(mark[2]), mark[3]] = mark[4].strip()
     overhead = {level: [statistics.median(sample[column] for sample in samples) for column in (1, 2)]
                 for (level, name), samples in taken.items() if name == "nothing"}
     figures = {}

@@ -7,7 +7,8 @@
  *                 measured N times (--repeat). This clock only chooses the count: it is not part of any result
  *   --cap ...     but no more units than these: the clock in here may stand still while the machine works
  *   --count N     measure exactly N units
- * Marks: "@S TAG NAME UNITS" before, "@E TAG NAME UNITS CHECKSUM" after, "@X TAG NAME REASON" not possible here, "@D TAG" all done.
+ * Marks: "@S TAG NAME UNITS", a pause, "?", a pause, the work, "!", a pause, "@E TAG NAME UNITS CHECKSUM"; between "?" and "!" the host takes the time.
+ * Also "@X TAG NAME REASON": not possible here; "@D TAG": all done.
  * The workload "nothing" has no work: its time is the marks' own. */
 #define _GNU_SOURCE
 #include "work.h"
@@ -34,6 +35,10 @@ static int tag = 1;
 static u64 target_ns = 150000000, fixed_count;
 static const char *only, *caps;
 
+/* The level above hands on what this one writes, at its UART's speed and when it gets to run. So "?" and "!" are late by the same time only
+ * when nothing is before them in the queue, and when this level is idle after them. A line of 30 bytes takes 3 ms at 115,200 Bd. The pause
+ * after "?" is in the time of the workload "nothing" too, which is subtracted. */
+#define DRAIN_US 10000
 #define UART_LSR 5              /* line status register */
 #define UART_LSR_THRE 0x20      /* the transmitter takes a byte */
 
@@ -91,10 +96,15 @@ static u64 measure(const struct workload *w, u64 units)
 
 	snprintf(rest, sizeof rest, "%llu", (unsigned long long)units);
 	mark('S', w->name, rest);
+	usleep(DRAIN_US);
+	put("?\n");
+	usleep(DRAIN_US);
 	start = now_ns();
 	for (u64 k = 0; k < units; k++)
 		sum = w->unit();
 	end = now_ns();
+	put("!\n");
+	usleep(DRAIN_US);
 	snprintf(rest, sizeof rest, "%llu %016llx", (unsigned long long)units, (unsigned long long)sum);
 	mark('E', w->name, rest);
 	return end - start;
