@@ -160,7 +160,6 @@ static u8 *on_jump(struct cpu *c, struct site *s)
 	if (cpu_canonical(rip) && c->acc_class != 3) {
 		struct block *b = block_peek(c, rip);
 		if (b && b->code) {
-			j->stats.jump_fills++;
 			mmu_bank_jump(c, rip, ((struct code *)b->code)->far);
 			return jit_host(j, s->retry);
 		}
@@ -230,8 +229,8 @@ static void print_stats(const struct cpu *c, void *file)
 		(unsigned long long)s->blocks, (unsigned long long)s->insns, (unsigned long long)s->helpers_built, (unsigned long long)s->bytes / 1024,
 		(unsigned long long)((j->next - j->first) + (j->arena_end - j->sites)) / 1024, (unsigned long long)s->flushes,
 		(unsigned long long)s->killed, (unsigned long long)(s->ns / 1000000), (unsigned long long)(s->ns / 100000 % 10));
-	fprintf(out, "stats: jit vcpu=%u entries=%llu misses=%llu slow=%llu jumps=%llu jump_fills=%llu handler_calls=%llu links=%llu\n", c->index,
-		(unsigned long long)s->entries, (unsigned long long)s->misses, (unsigned long long)s->slow, (unsigned long long)s->jumps, (unsigned long long)s->jump_fills,
+	fprintf(out, "stats: jit vcpu=%u entries=%llu misses=%llu slow=%llu jumps=%llu handler_calls=%llu links=%llu\n", c->index,
+		(unsigned long long)s->entries, (unsigned long long)s->misses, (unsigned long long)s->slow, (unsigned long long)s->jumps,
 		(unsigned long long)s->helper_calls, (unsigned long long)s->links);
 }
 
