@@ -25,6 +25,7 @@ void log_set_level(enum log_level level);
 #define TRACE_ROWS(R) \
 	R(INSN, "insn", "every guest instruction with its registers") \
 	R(BLOCK, "block", "every decoded block as it is entered") \
+	R(JIT, "jit", "every translated block: guest instructions and the host code made of them") \
 	R(EVENT, "event", "exceptions and interrupts as they are delivered") \
 	R(PAGE, "page", "page walks that end in a fault, step by step") \
 	R(MSR, "msr", "RDMSR and WRMSR") \

@@ -147,7 +147,7 @@ static int set_option(struct vm_config *cfg, enum option_id id, const char *arg)
 		break;
 	case OPT_ENGINE:
 		if (!vm_engine(arg))
-			return usage("--engine \"%s\": must be auto, interp or jit%s", arg, "");
+			return usage("--engine \"%s\": must be auto, interp, jit or lockstep%s", arg, "");
 		cfg->engine = arg;
 		break;
 	case OPT_SERIAL: return set_serial(cfg, arg);

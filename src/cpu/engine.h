@@ -29,7 +29,7 @@ struct engine_ops {
 	void (*print_stats)(const struct cpu *c, void *file);
 };
 
-extern const struct engine_ops interp_engine, jit_engine;
+extern const struct engine_ops interp_engine, jit_engine, lockstep_engine;
 /* Entries into a block before it is translated; tests set 0. */
 extern unsigned jit_hot;
 

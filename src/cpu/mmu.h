@@ -90,7 +90,10 @@ struct tlb_fast {
 	u64 pad_;
 };
 struct tlb_jump { u64 rip; void *code; };
-#define TLB_JUMPS 1024
+#define TLB_JUMP_BITS 11
+#define TLB_JUMPS (1u << TLB_JUMP_BITS)
+#define TLB_JUMP_HASH 0x9e3779b1u
+static inline unsigned mmu_jump_slot(u64 rip) { return ((u32)rip * TLB_JUMP_HASH) >> (32 - TLB_JUMP_BITS); }
 #define TLB_NO_JUMP BIT(63) /* not canonical */
 struct tlb_bank {
 	struct tlb_fast e[TLB_ENTRIES];

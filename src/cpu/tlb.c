@@ -113,7 +113,7 @@ void mmu_bank_jump(struct cpu *c, u64 rip, void *code)
 	if (c->acc_class == 3)
 		return;
 	struct tlb_bank *b = mmu_bank(c);
-	b->jump[rip & (TLB_JUMPS - 1)] = (struct tlb_jump){ rip, code };
+	b->jump[mmu_jump_slot(rip)] = (struct tlb_jump){ rip, code };
 	b->jump_pages |= bit((rip >> 12) & 63);
 }
 

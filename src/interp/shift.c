@@ -21,6 +21,9 @@ SHIFT_ROWS(R)
 #undef R
 #define COUNT_MASK(T) (sizeof(T) == 8 ? 63 : 31)
 
+/* ROL and ROR of a register by a constant other than 1 leave OF, undefined by the manual, alone on the silicon; by CL or of memory they do not. */
+static must_inline u16 rotated(const struct insn *i, u16 old, u16 cc) { return i->src2 ? (cc & ~CC_OF) | (old & CC_OF) : cc; }
+
 /* ---- register destination: count in CL or immediate (never 0 after masking: those become NOPs when selected) ---- */
 #define H_SHIFT_R(name, T) \
 static enum step h_##name##_rc_##T(struct cpu *c, const struct insn *i) \
@@ -39,7 +42,7 @@ static enum step h_##name##_ri_##T(struct cpu *c, const struct insn *i) \
 { \
 	u16 cc = c->arch.cc; \
 	wr_##T(c, i->dst, sh_##name##_##T(rd_##T(c, i->dst), (u8)i->imm, &cc)); \
-	c->arch.cc = cc; \
+	c->arch.cc = rotated(i, c->arch.cc, cc); \
 	return next(c, i); \
 } \
 static noinline enum step body_##name##_m_##T(struct cpu *c, const struct insn *i) \
@@ -163,6 +166,7 @@ static insn_fn *fast_shift(unsigned op, unsigned sz)
 insn_fn *sel_shift(const struct form *f, struct insn *o)
 {
 	o->aux8 = !f->i1;
+	o->src2 = f->i1 && f->arg <= SH_ROR && (o->imm & (f->sz == 3 ? 63 : 31)) != 1;
 	if (f->m0)
 		return sets[f->arg].m[f->sz];
 	if (!f->i1)

@@ -207,10 +207,10 @@ static bool e_shift(struct tr *t, const struct insn *i)
 	if (mem0(i) && !tr_operand(t, i, n, true))
 		return false;
 	tr_flags_host(t, (tr_live(t) & ~kills) | reads);
-	bool via = !mem0(i) && n == 4 && !homed(i->dst);
+	bool via = !mem0(i) && !ohomed(i->dst, n) && (n == 4 || op <= 1); /* rotates of memory leave another OF */
 	struct rm m = mem0(i) ? rm_mem(S0, 0) : oreg(t, i->dst, n);
 	if (via) {
-		as_load(a, 4, S1, m);
+		as_load(a, n, S1, m);
 		m = rm_reg(S1);
 	}
 	if (cl) {
@@ -220,7 +220,7 @@ static bool e_shift(struct tr *t, const struct insn *i)
 		as8(a, (u8)i->imm);
 	}
 	if (via)
-		put_reg(t, i->dst, 4, S1);
+		put_reg(t, i->dst, n, S1);
 	tr_flags_set(t, rc_none());
 	return true;
 }

@@ -35,22 +35,30 @@ static enum step resume(struct cpu *c, const struct insn *i)
 	return (i == b->insn ? b->first : i->fn)(c, i);
 }
 
+void jit_run_code(struct cpu *c, struct block *b, u64 rip)
+{
+	struct jit *j = jit_of(c);
+	struct code *k = b->code;
+	c->icount -= b->n; /* host code counts for itself */
+	prepare(c);
+	j->hot->lazy_op = 0;
+	j->resume = NULL;
+	j->link = NULL;
+	j->step = STEP_END;
+	j->stats.entries++;
+	((void (*)(void *, u64))j->enter)(k->far, rip);
+}
+
 /* Handler of a translated block's first instruction. */
 enum step jit_h_enter(struct cpu *c, const struct insn *i)
 {
 	struct jit *j = jit_of(c);
 	struct block *b = j->in.cur;
 	u64 rip = c->arch.gpr[GPR_BLOCK_RIP];
-	c->icount -= b->n; /* host code counts for itself */
+	if (unlikely(j->lockstep))
+		return lockstep_enter(c, i);
 	for (;;) {
-		struct code *k = b->code;
-		prepare(c);
-		j->hot->lazy_op = 0;
-		j->resume = NULL;
-		j->link = NULL;
-		j->step = STEP_END;
-		j->stats.entries++;
-		((void (*)(void *, u64))j->enter)(k->far, rip);
+		jit_run_code(c, b, rip);
 		if (j->resume)
 			return resume(c, j->resume);
 		if (j->step != STEP_END || cpu_must_service(c))
@@ -65,6 +73,7 @@ enum step jit_h_enter(struct cpu *c, const struct insn *i)
 			jit_link(c, j->link, b);
 			j->stats.links++;
 		}
+		c->icount += b->n;
 	}
 }
 
@@ -157,9 +166,14 @@ static u8 *on_jump(struct cpu *c, struct site *s)
 	struct jit *j = jit_of(c);
 	u64 rip = j->hot->s0;
 	j->stats.jumps++;
-	if (cpu_canonical(rip) && c->acc_class != 3) {
+	if (j->lockstep && !s->far && cpu_canonical(rip) && c->acc_class != 3) {
+		mmu_bank_jump(c, rip, j->gone);
+		return jit_host(j, s->retry);
+	}
+	if (cpu_canonical(rip) && c->acc_class != 3 && !j->lockstep) {
 		struct block *b = block_peek(c, rip);
 		if (b && b->code) {
+			j->stats.jump_fills++;
 			mmu_bank_jump(c, rip, ((struct code *)b->code)->far);
 			return jit_host(j, s->retry);
 		}
@@ -207,8 +221,9 @@ u8 *jit_on_site(struct cpu *c, struct site *s)
 	case SITE_LINK:
 		j->link = s;
 		return leave_at(c, s, j->hot->page + (u64)(i64)s->link.off);
-	case SITE_HELPER: return on_helper(c, s);
+	case SITE_HELPER: return j->lockstep ? leave_to(c, s) : on_helper(c, s);
 	case SITE_FLAGS: settle_flags(c, s); return jit_host(j, s->retry);
+	case SITE_LOG: lockstep_log(c, s); return jit_host(j, s->retry);
 	case SITE_GONE:
 		settle_flags(c, s);
 		close_fp(c);
@@ -229,8 +244,8 @@ static void print_stats(const struct cpu *c, void *file)
 		(unsigned long long)s->blocks, (unsigned long long)s->insns, (unsigned long long)s->helpers_built, (unsigned long long)s->bytes / 1024,
 		(unsigned long long)((j->next - j->first) + (j->arena_end - j->sites)) / 1024, (unsigned long long)s->flushes,
 		(unsigned long long)s->killed, (unsigned long long)(s->ns / 1000000), (unsigned long long)(s->ns / 100000 % 10));
-	fprintf(out, "stats: jit vcpu=%u entries=%llu misses=%llu slow=%llu jumps=%llu handler_calls=%llu links=%llu\n", c->index,
-		(unsigned long long)s->entries, (unsigned long long)s->misses, (unsigned long long)s->slow, (unsigned long long)s->jumps,
+	fprintf(out, "stats: jit vcpu=%u entries=%llu misses=%llu slow=%llu jumps=%llu jump_fills=%llu handler_calls=%llu links=%llu\n", c->index,
+		(unsigned long long)s->entries, (unsigned long long)s->misses, (unsigned long long)s->slow, (unsigned long long)s->jumps, (unsigned long long)s->jump_fills,
 		(unsigned long long)s->helper_calls, (unsigned long long)s->links);
 }
 
@@ -254,6 +269,14 @@ static int jit_create(struct cpu *c)
 	return err;
 }
 
+static int lockstep_create(struct cpu *c)
+{
+	int err = jit_create(c);
+	if (!err)
+		jit_of(c)->lockstep = true;
+	return err;
+}
+
 static void jit_destroy(struct cpu *c)
 {
 	if (!c->engine)
@@ -267,6 +290,17 @@ static void jit_destroy(struct cpu *c)
 const struct engine_ops jit_engine = {
 	.name = "jit",
 	.create = jit_create,
+	.destroy = jit_destroy,
+	.run = interp_run,
+	.forget = block_forget,
+	.forget_all = block_forget_all,
+	.sync = vec_sync,
+	.print_stats = print_stats,
+};
+
+const struct engine_ops lockstep_engine = {
+	.name = "lockstep",
+	.create = lockstep_create,
 	.destroy = jit_destroy,
 	.run = interp_run,
 	.forget = block_forget,

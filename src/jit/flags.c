@@ -197,6 +197,8 @@ void tr_flag_effect(const struct insn *i, unsigned *reads, unsigned *kills)
 	case ZYDIS_MNEMONIC_SHRD:
 		if (by_cl(i) || !(i->imm & (i->opsize == 8 ? 63 : 31)))
 			*kills = 0; /* a count of 0 changes nothing */
+		else if (r->arg <= 1 && !(i->flags & INSN_MEM) && (i->imm & (i->opsize == 8 ? 63 : 31)) != 1)
+			*kills = F_CF; /* rotates by constants, see interp/shift.c */
 		break;
 	}
 }

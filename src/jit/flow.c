@@ -5,7 +5,7 @@
 #include "jit/tr.h"
 
 #define JUMP_AT(field) ((i32)(offsetof(struct tlb_bank, jump) + offsetof(struct tlb_jump, field)))
-_Static_assert(sizeof(struct tlb_jump) == 16 && TLB_JUMPS == 1024, "the jump table's index");
+_Static_assert(sizeof(struct tlb_jump) == 16, "the jump table's index");
 
 static struct site *link_site(struct tr *t, i64 off)
 {
@@ -31,10 +31,11 @@ static void poll(struct tr *t, struct site *s)
 static void lookup(struct tr *t, struct site *s)
 {
 	struct as *a = &t->a;
-	as_mov(a, 4, S1, S0);
-	as_alu_imm(a, 0, OP_AND, 4, rm_reg(S1), TLB_JUMPS - 1);
-	as_ins(a, 0, 4, 0xc1, DIGIT | 4, rm_reg(S1), 1); /* shl */
-	as8(a, 4);
+	as_ins(a, 0, 4, 0x69, S1, rm_reg(S0), 4); /* imul; shr; and: mmu_jump_slot() times 16 */
+	as32(a, TLB_JUMP_HASH);
+	as_ins(a, 0, 4, 0xc1, DIGIT | 5, rm_reg(S1), 1);
+	as8(a, 32 - TLB_JUMP_BITS - 4);
+	as_alu_imm(a, 0, OP_AND, 4, rm_reg(S1), (TLB_JUMPS - 1) * 16);
 	as_alu_load(a, OP_CMP, 8, S0, rm_sib(BANK, S1, 0, JUMP_AT(rip)));
 	tr_stub(t, as_jcc(a, CC_NE, a->p), s);
 }

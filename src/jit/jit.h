@@ -46,6 +46,7 @@ enum site_kind {
 	SITE_LINK,             /* a direct jump within the page, not linked yet */
 	SITE_HELPER,           /* one instruction by its handler */
 	SITE_FLAGS,            /* make arch.cc valid */
+	SITE_LOG,              /* lockstep: a store is about to happen at S0 */
 	SITE_GONE,             /* entered a block that has died; S0: rip */
 };
 /* Offsets instead of pointers: there are as many sites as instructions. */
@@ -70,7 +71,7 @@ struct site {
 struct code {
 	struct code *next;      /* all */
 	struct block *block;
-	u8 *far, *near, *end;   /* entries: S0 = rip; and from the same page */
+	u8 *far, *near;   /* entries: S0 = rip; and from the same page */
 	u32 in;                 /* links that jump here: offset of the first */
 	struct site *link[3];   /* our own */
 	unsigned nlinks;
@@ -92,7 +93,7 @@ struct hot {
 	u8 vec[16 * 32] __attribute__((aligned(32)));
 };
 
-struct jit_stats { u64 blocks, insns, helpers_built, bytes, flushes, entries, misses, slow, jumps, helper_calls, links, killed, ns; };
+struct jit_stats { u64 blocks, insns, helpers_built, bytes, flushes, entries, misses, slow, jumps, jump_fills, helper_calls, links, killed, ns; };
 
 struct jit {
 	struct interp in;       /* first: it is cpu->engine */
@@ -108,6 +109,7 @@ struct jit {
 	enum step step;         /* STEP_END: at arch.rip */
 	struct site *link;      /* direct jump that wants to know its target */
 	bool avx, bmi2;
+	bool lockstep;
 	struct jit_stats stats;
 };
 static must_inline struct jit *jit_of(const struct cpu *c) { return c->engine; }
@@ -130,8 +132,14 @@ extern const struct interp_hooks jit_hooks;
 /* ---- thunks.c ---- */
 void jit_make_thunks(struct cpu *c);
 
+/* ---- lockstep.c ---- */
+insn_fn lockstep_enter;
+void lockstep_log(struct cpu *c, const struct site *s);
+
 /* ---- engine.c ---- */
 insn_fn jit_h_enter, jit_h_count, jit_h_return;
+/* Runs the block's host code from its first instruction, already counted, until it leaves: see struct jit. */
+void jit_run_code(struct cpu *c, struct block *b, u64 rip);
 /* Called by thunks. 0: leave; else the host address to go on at. */
 u8 *jit_on_site(struct cpu *c, struct site *s);
 

@@ -91,6 +91,13 @@ void tr_probe(struct tr *t, unsigned size, bool write)
 	tr_stub(t, as_jcc(a, CC_A, a->p), s);
 	as_alu_load(a, OP_ADD, 8, S0, rm_sib(BANK, S1, 0, offsetof(struct tlb_fast, host)));
 	t->host = 0;
+	if (t->j->lockstep && write) {
+		s = tr_site(t, SITE_LOG);
+		s->size = (u8)size;
+		as_call(a, s->vec ? t->j->out_vec : t->j->out);
+		as32(a, (u32)((u8 *)s - a->p));
+		s->retry = jit_off(t->j, a->p);
+	}
 }
 
 bool tr_operand(struct tr *t, const struct insn *i, unsigned size, bool write)

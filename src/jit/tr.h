@@ -58,6 +58,8 @@ struct tr {
 	u8 *cold;               /* sites are allocated downwards */
 	unsigned emitted;
 	u16 vec_loaded, vec_dirty;
+	u8 *hot_end;            /* stubs follow */
+	u8 *begin[BLOCK_MAX_INSNS + 2]; /* host code of each instruction, for traces */
 	u8 vec_checked;         /* VEC_OK_* known to be set */
 	bool vec_wide;
 	struct stub stubs[MAX_STUBS]; /* last: what is before it can be put back */
@@ -93,6 +95,9 @@ struct site *tr_site(struct tr *t, enum site_kind kind);
 /* at: 32-bit displacement of a jump that shall lead to the site. */
 void tr_stub(struct tr *t, u8 *at, struct site *s);
 void tr_exit_if(struct tr *t, unsigned cond, enum site_kind kind);
+
+/* ---- trace.c ---- */
+void tr_trace(const struct tr *t);
 
 /* ---- memory.c ---- */
 /* S0 = linear address of the memory operand. Changes flags only for FS and GS. False: an address form that is left to the handler. */

@@ -165,6 +165,7 @@ static void prepare_flags(struct tr *t, const struct insn *i, bool *lost)
 static void one(struct tr *t, const struct insn *i, bool last)
 {
 	bool lost;
+	t->begin[t->k] = t->a.p;
 	prepare_flags(t, i, &lost);
 	if (jit_rows[i->op].how & H_ENDS)
 		tr_vec_flush(t);
@@ -218,6 +219,7 @@ static void all(struct tr *t)
 		tr_flags_save(t);
 		tr_goto(t, (i64)b->off + b->bytes);
 	}
+	t->hot_end = t->a.p;
 	put_stubs(t);
 }
 
@@ -257,7 +259,8 @@ bool jit_translate(struct cpu *c, struct block *b)
 	bug_if(t.a.p > t.cold);
 	if (!t.emitted)
 		return false;
-	t.code->end = t.a.p;
+	if (trace_on(TRACE_JIT))
+		tr_trace(&t);
 	t.code->next = j->all;
 	j->all = t.code;
 	b->code = t.code;

@@ -244,7 +244,7 @@ static int create_cpus(struct vm *vm)
 const struct engine_ops *vm_engine(const char *name)
 {
 	static const struct { const char *name; const struct engine_ops *ops; } engines[] = {
-		{ "auto", &interp_engine }, { "interp", &interp_engine }, { "jit", &jit_engine },
+		{ "auto", &interp_engine }, { "interp", &interp_engine }, { "jit", &jit_engine }, { "lockstep", &lockstep_engine },
 	};
 	for (unsigned i = 0; i < array_len(engines); i++)
 		if (!strcmp(name, engines[i].name))

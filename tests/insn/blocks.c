@@ -122,7 +122,7 @@ static void g_shift(void)
 		ins(0, size, 0xd2 | w, op, rnd_chance(30), a_reg());
 	} else {
 		ins(0, size, 0xc0 | w, op, rnd_chance(30), a_reg());
-		put8(op < 4 ? 1 : rnd_chance(90) ? rnd_below(33) : rnd()); /* rotates by more leave OF undefined, and the engines do not rotate alike */
+		put8(rnd_chance(90) ? rnd_below(33) : rnd());
 	}
 }
 static void g_muldiv(void)
