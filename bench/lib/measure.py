@@ -80,7 +80,7 @@ class Gauge:
 def calibrate(program, arguments):
     """Units of each workload that take the target's time natively: more than these no side does, whatever its clock says."""
     say("calibrating natively")
-    r = console.Machine([program, "--tag", "0", *arguments.split(), "--repeat", "1"], 300, OUT / "calibration.log", say).run()
+    r = console.Machine([program, "--pin", "--tag", "0", *arguments.split(), "--repeat", "1"], 300, OUT / "calibration.log", say).run()
     units = results.most_units(r.lines)
     if r.failure or not units:
         raise guests.Missing(f"the workload program does not run here: {r.failure}; see bench/out/calibration.log")

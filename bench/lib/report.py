@@ -177,12 +177,13 @@ def noise(table):
     if gauge and gauge.runs:
         lines.append(f"A fixed native loop, {gauge.runs} times between the sides: {gauge.low:.0f} to {gauge.high:.0f} us, median {gauge.median:.0f}: "
                      f"a spread of {100 * (gauge.high - gauge.low) / gauge.median:.0f} %.")
-    for name, text in (("others", "took by other programs while a side ran"), ("stolen", "taken by the host below this machine")):
+    for name, text in (("others", "of other programs while a side ran, of all CPUs"), ("stolen", "taken by the host below this machine (steal)")):
         row = table.row("host", 0, name)
         if row and row.runs:
             lines.append(f"CPU time {text}: median {row.median:.0f} %, at most {row.high:.0f} %.")
-    if gauge and gauge.runs and (gauge.high - gauge.low) / gauge.median > 0.10:
-        lines.append("This machine was not quiet: compare ratios with care.")
+    others = table.row("host", 0, "others")
+    if gauge and gauge.runs and (gauge.high - gauge.low) / gauge.median > 0.10 or others and others.runs and others.high > 10:
+        lines.append("This machine was not quiet: these ratios are no more than an indication.")
     return "\n".join(lines)
 
 

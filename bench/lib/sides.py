@@ -28,7 +28,7 @@ class Native(Side):
         self.program, self.arguments = program, arguments
 
     def command(self, kernel, initrd, append, depth, cpus=1):
-        return [self.program, "--tag", "0", *self.arguments.split()]
+        return [self.program, "--pin", "--tag", "0", *self.arguments.split()]
 
     def version(self):
         with open("/proc/cpuinfo") as f:

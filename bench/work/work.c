@@ -1,17 +1,20 @@
 /* Runs the workloads and marks their beginnings and ends on the console, where the machine below reads its own clock.
  *
- * usage: work [--port HEX] [--tag N] [--target MS] [--repeat N] [--cap NAME=UNITS,...] [--only NAME,...] [--count N] [--list]
+ * usage: work [--port HEX] [--tag N] [--target MS] [--repeat N] [--cap NAME=UNITS,...] [--only NAME,...] [--count N]
+ *             [--pin] [--list]
  *   --port HEX    write the marks to this UART's data port: no kernel and no buffer between the mark and the machine below
  *   --tag N       number in the marks (the level)
  *   --target MS   raise the number of units until one measurement takes this long by the clock in here; the count that is found is
  *                 measured N times (--repeat). This clock only chooses the count: it is not part of any result
  *   --cap ...     but no more units than these: the clock in here may stand still while the machine works
  *   --count N     measure exactly N units
+ *   --pin         stay on one CPU, as a machine with one does: waking a process on another CPU costs much more
  * Marks: "@S TAG NAME UNITS", a pause, "?", a pause, the work, "!", a pause, "@E TAG NAME UNITS CHECKSUM"; between "?" and "!" the host takes the time.
  * Also "@X TAG NAME REASON": not possible here; "@D TAG": all done.
  * The workload "nothing" has no work: its time is the marks' own. */
 #define _GNU_SOURCE
 #include "work.h"
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -169,11 +172,25 @@ static int chosen(const char *name)
 	return !only || in_list(only, name) || !strcmp(name, "nothing");
 }
 
+static void pin(void)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(sched_getcpu(), &set);
+	if (sched_setaffinity(0, sizeof set, &set))
+		broken("sched_setaffinity");
+}
+
 static void options(int argc, char **argv)
 {
 	for (int k = 1; k < argc; k++) {
 		const char *value = argv[k + 1]; /* NULL after the last */
 
+		if (!strcmp(argv[k], "--pin")) {
+			pin();
+			continue;
+		}
 		if (!strcmp(argv[k], "--list")) {
 			for (size_t n = 1; n < sizeof workloads / sizeof *workloads; n++)
 				printf("%s %s\n", workloads[n].name, workloads[n].kind);
