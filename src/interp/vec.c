@@ -24,6 +24,8 @@ bool vec_fp_open(struct cpu *c)
 	return true;
 }
 
+bool vec_x87_open(const struct cpu *c) { return c->x87_resident && !vec_of(c)->x87_unmasked; }
+
 void vec_fp_close(struct cpu *c)
 {
 	__asm__ volatile("stmxcsr %0" : "=m"(c->arch.mxcsr) : : "memory");

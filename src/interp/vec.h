@@ -18,6 +18,11 @@
 #define VEC_PLAIN_FLAGS 2u /* sets all six arithmetic flags */
 #define VEC_PLAIN_GPR 4u   /* writes a general register: dst */
 
+/* The same for x87 instructions; the low 16 bits are FOP, which says the opcode and, for registers, the ModRM byte. */
+#define X87_PLAIN 0x58000000u
+#define X87_PLAIN_FLAGS 0x10000u /* sets all six arithmetic flags */
+#define X87_FIP_AT 8             /* offset of FIP in arch.x87: the address of the last such instruction */
+
 /* A handler for the instruction, or NULL: not the vector unit's, or its feature is not shown (#UD). `ops` holds all
  * zi->operand_count operands. `out` already has base, index, scale, seg, disp, asize, len and off. Never fails
  * otherwise; makes the unit on first use. */
@@ -27,6 +32,8 @@ insn_fn *vec_decode(struct cpu *c, const ZydisDecodedInstruction *zi, const Zydi
 int vec_create(struct cpu *c);
 /* For engines that run guest floating point themselves: the host's MXCSR becomes the guest's. False: not now, the guest has unmasked exceptions. */
 bool vec_fp_open(struct cpu *c);
+/* The guest's x87 registers are the host's and all exceptions are masked. */
+bool vec_x87_open(const struct cpu *c);
 /* After some of it has run: the flags that it raised. */
 void vec_fp_close(struct cpu *c);
 /* From the vCPU's own thread, or after that has ended. */

@@ -282,6 +282,8 @@ insn_fn *x87_decode(struct cpu *c, const ZydisDecodedInstruction *zi, const Zydi
 	out->aux = (void *)vec_stub_make(c, zi, ops, false);
 	if (!out->aux)
 		return NULL;
+	if (!zi->cpu_flags || !(zi->cpu_flags->tested & FLAG_ARITH))
+		out->imm2 |= X87_PLAIN | (zi->cpu_flags && (zi->cpu_flags->modified & FLAG_ARITH) ? X87_PLAIN_FLAGS : 0);
 	if (!mem)
 		return h_x87_r;
 	while (m < ops + zi->operand_count && m->type != ZYDIS_OPERAND_TYPE_MEMORY)

@@ -134,6 +134,8 @@ static void killed(struct cpu *c, struct block *b)
 	as_jmp(&a, j->gone);
 	k->block = NULL;
 	b->code = NULL;
+	if (j->rewritten[b->frame[0]] < 255)
+		j->rewritten[b->frame[0]]++;
 	j->stats.killed++;
 }
 

@@ -1,6 +1,6 @@
 /* The engine: when to translate, how to get into host code, and what happens where it leaves. */
 #include "jit/jit.h"
-#include <cpuid.h>
+#include "mem/mem.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +16,9 @@ static u32 vec_ok(struct cpu *c)
 	u32 ok = !(cr0 & (CR0_EM | CR0_TS)) && (cr4 & CR4_OSFXSR) ? VEC_OK_SSE : 0;
 	if (!(cr0 & CR0_TS) && (cr4 & CR4_OSXSAVE) && (c->arch.xcr0 & 6) == 6)
 		ok |= VEC_OK_AVX;
-	return ok && vec_fp_open(c) ? ok | VEC_OK_FP : ok;
+	if (!(cr0 & (CR0_EM | CR0_TS)) && vec_x87_open(c))
+		ok |= VEC_OK_X87;
+	return (ok & (VEC_OK_SSE | VEC_OK_AVX)) && vec_fp_open(c) ? ok | VEC_OK_FP : ok;
 }
 
 /* All that C may have changed. */
@@ -81,7 +83,8 @@ enum step jit_h_enter(struct cpu *c, const struct insn *i)
 enum step jit_h_count(struct cpu *c, const struct insn *i)
 {
 	struct block *b = jit_of(c)->in.cur;
-	if (likely(++b->heat < jit_hot))
+	/* Code that is often made anew must have run more to be worth it. */
+	if (likely(++b->heat < jit_hot << min_u64(jit_of(c)->rewritten[b->frame[0]] / 8, 8)))
 		return b->first(c, i);
 	if (jit_translate(c, b)) {
 		b->insn[0].fn = jit_h_enter;
@@ -264,6 +267,8 @@ static int jit_create(struct cpu *c)
 		err = mmu_banks_create(c);
 	if (!err)
 		err = jit_cache_create(c);
+	if (!err && !(j->rewritten = calloc(c->mem->frames, 1)))
+		err = -ENOMEM;
 	if (!err)
 		j->in.hooks = &jit_hooks;
 	return err;
@@ -283,6 +288,7 @@ static void jit_destroy(struct cpu *c)
 		return;
 	interp_fini(c);
 	jit_cache_destroy(c);
+	free(jit_of(c)->rewritten);
 	free(c->engine);
 	c->engine = NULL;
 }

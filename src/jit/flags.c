@@ -184,7 +184,7 @@ void tr_flag_effect(const struct insn *i, unsigned *reads, unsigned *kills)
 {
 	const struct row *r = &jit_rows[i->op];
 	*reads = r->reads;
-	*kills = tr_is_vec(i) && (i->imm2 & VEC_PLAIN_FLAGS) ? F_ALL : r->kills;
+	*kills = (tr_is_vec(i) && (i->imm2 & VEC_PLAIN_FLAGS)) || (tr_is_x87(i) && (i->imm2 & X87_PLAIN_FLAGS)) ? F_ALL : r->kills;
 	switch (i->op) {
 	case ZYDIS_MNEMONIC_SHL:
 	case ZYDIS_MNEMONIC_SHR:

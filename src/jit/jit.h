@@ -110,6 +110,7 @@ struct jit {
 	struct site *link;      /* direct jump that wants to know its target */
 	bool avx, bmi2;
 	bool lockstep;
+	u8 *rewritten;          /* per frame: how often its host code died, up to 255 */
 	struct jit_stats stats;
 };
 static must_inline struct jit *jit_of(const struct cpu *c) { return c->engine; }
@@ -146,6 +147,7 @@ u8 *jit_on_site(struct cpu *c, struct site *s);
 /* Bits of hot->vec_ok. */
 #define VEC_OK_SSE 1u
 #define VEC_OK_AVX 2u
+#define VEC_OK_X87 8u
 #define VEC_OK_FP 4u /* the host's MXCSR is the guest's, all exceptions masked */
 /* vec.c: changed vector registers, as the thunk left them in hot->vec, to arch.ymm. */
 void jit_vec_write_back(struct cpu *c, const struct site *s);

@@ -56,7 +56,7 @@ struct tr {
 	bool ended;
 	unsigned nstubs;
 	u8 *cold;               /* sites are allocated downwards */
-	unsigned emitted;
+	unsigned emitted, handlers;
 	u16 vec_loaded, vec_dirty;
 	u8 *hot_end;            /* stubs follow */
 	u8 *begin[BLOCK_MAX_INSNS + 2]; /* host code of each instruction, for traces */

@@ -60,7 +60,7 @@ static void put_stubs(struct tr *t)
 }
 
 /* ---- what the block's flags are needed for ---- */
-static bool emits(const struct insn *i) { return jit_rows[i->op].emit || tr_is_vec(i); }
+static bool emits(const struct insn *i) { return jit_rows[i->op].emit || tr_is_vec(i) || tr_is_x87(i); }
 static bool may_leave(const struct insn *i)
 {
 	return !jit_rows[i->op].emit || (i->flags & INSN_MEM) || (jit_rows[i->op].how & (H_STACK | H_ENDS));
@@ -127,7 +127,7 @@ static void call_handler(struct tr *t, const struct insn *i)
 	t->host = 0;
 	t->rc = rc_none();
 	t->vec_checked = 0;
-	t->j->stats.helpers_built++;
+	t->handlers++;
 }
 
 static void hand_over(struct tr *t)
@@ -143,7 +143,7 @@ static bool try_emit(struct tr *t, const struct insn *i)
 	struct tr before;
 	emit_fn *fn = jit_rows[i->op].emit;
 	memcpy(&before, t, offsetof(struct tr, stubs));
-	if (fn ? fn(t, i) : tr_is_vec(i) && tr_vec(t, i))
+	if (fn ? fn(t, i) : (tr_is_vec(i) && tr_vec(t, i)) || (tr_is_x87(i) && tr_x87(t, i)))
 		return true;
 	memcpy(t, &before, offsetof(struct tr, stubs));
 	return false;
@@ -237,6 +237,9 @@ static u64 now_ns(void)
 	return (u64)ts.tv_sec * NSEC_PER_SEC + (u64)ts.tv_nsec;
 }
 
+/* A handler called from host code costs as much as ten that run one after the other. */
+static bool pays(const struct tr *t) { return t->emitted && (t->handlers <= 1 || t->handlers * 8 <= t->emitted || !jit_hot); }
+
 bool jit_translate(struct cpu *c, struct block *b)
 {
 	struct jit *j = jit_of(c);
@@ -257,8 +260,9 @@ bool jit_translate(struct cpu *c, struct block *b)
 	t.a = (struct as){ (u8 *)align_up((uintptr_t)j->next, 16), t.cold };
 	all(&t);
 	bug_if(t.a.p > t.cold);
-	if (!t.emitted)
+	if (!pays(&t))
 		return false;
+	j->stats.helpers_built += t.handlers;
 	if (trace_on(TRACE_JIT))
 		tr_trace(&t);
 	t.code->next = j->all;

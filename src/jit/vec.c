@@ -219,13 +219,12 @@ static void load_registers(struct tr *t, const struct isa_insn *in, u16 *written
 }
 
 /* Once per block, and after each handler: may such instructions run at all, and does the host's MXCSR hold the guest's? */
-static void check_enabled(struct tr *t, const struct insn *i)
+static void check_enabled(struct tr *t, unsigned need)
 {
-	unsigned need = (i->imm2 & VEC_PLAIN_AVX ? VEC_OK_AVX : VEC_OK_SSE) | (i->src2 & VEC_F_FP ? VEC_OK_FP : 0);
 	struct as *a = &t->a;
 	if (!(need & ~t->vec_checked))
 		return;
-	for (unsigned bit = 1; bit <= VEC_OK_FP; bit <<= 1) {
+	for (unsigned bit = 1; bit <= VEC_OK_X87; bit <<= 1) {
 		if (!(need & ~t->vec_checked & bit))
 			continue;
 		as_alu_imm(a, 0, OP_TEST, 1, rm_abs(&t->hot->vec_ok), bit);
@@ -251,7 +250,7 @@ bool tr_vec(struct tr *t, const struct insn *i)
 		t->vec_wide = is_vex_block(t->b);
 	if (t->vec_wide && !t->j->avx)
 		return false;
-	check_enabled(t, i);
+	check_enabled(t, (i->imm2 & VEC_PLAIN_AVX ? VEC_OK_AVX : VEC_OK_SSE) | (i->src2 & VEC_F_FP ? VEC_OK_FP : 0));
 	if (f.mem) {
 		if (!tr_operand(t, i, i->opsize, i->src2 & VEC_F_STORE))
 			return false;
@@ -272,6 +271,37 @@ bool tr_vec(struct tr *t, const struct insn *i)
 	if (f.gpr_out != NO_HOME)
 		put_reg(t, f.gpr_out, 8, S1);
 	if (i->imm2 & VEC_PLAIN_FLAGS)
+		tr_flags_set(t, rc_none());
+	return true;
+}
+
+/* ---- x87: in the host's registers already ---- */
+bool tr_is_x87(const struct insn *i) { return (i->imm2 & VEC_PLAIN_MASK) == X87_PLAIN && i->fn != h_ud && i->aux && !jit_rows[i->op].emit; }
+
+/* FIP; the next instruction overwrites it before anything can look, if it is one of registers. */
+static void note_rip(struct tr *t, const struct insn *i)
+{
+	struct as *a = &t->a;
+	if (t->k + 1u < t->b->n && tr_is_x87(&i[1]) && !(i[1].flags & INSN_MEM))
+		return;
+	as_load(a, 8, S1, rm_abs(&t->hot->page));
+	as_lea(a, 8, S1, rm_mem(S1, t->b->off + i->off));
+	as_store(a, 8, rm_abs(t->c->arch.x87 + X87_FIP_AT), S1);
+}
+
+bool tr_x87(struct tr *t, const struct insn *i)
+{
+	struct as *a = &t->a;
+	bool mem = i->flags & INSN_MEM;
+	check_enabled(t, VEC_OK_X87);
+	if (mem && !tr_operand(t, i, i->opsize, i->src2 & VEC_F_STORE))
+		return false;
+	note_rip(t, i);
+	if (mem)
+		as8(a, 0x41); /* [S0] */
+	as8(a, 0xd8 | (i->imm2 >> 8 & 7));
+	as8(a, mem ? (i->imm2 & 0x38) | (S0 & 7) : i->imm2 & 0xff);
+	if (i->imm2 & X87_PLAIN_FLAGS)
 		tr_flags_set(t, rc_none());
 	return true;
 }

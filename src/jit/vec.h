@@ -9,6 +9,8 @@
 #define VEC_F_STORE 2u
 
 bool tr_is_vec(const struct insn *i);
+bool tr_is_x87(const struct insn *i);
+bool tr_x87(struct tr *t, const struct insn *i);
 /* As an emitter. */
 bool tr_vec(struct tr *t, const struct insn *i);
 /* Changed registers back to arch.ymm; host flags survive. */
