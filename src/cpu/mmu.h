@@ -94,7 +94,6 @@ struct tlb_jump { u64 rip; void *code; };
 #define TLB_JUMPS (1u << TLB_JUMP_BITS)
 #define TLB_JUMP_HASH 0x9e3779b1u
 static inline unsigned mmu_jump_slot(u64 rip) { return ((u32)rip * TLB_JUMP_HASH) >> (32 - TLB_JUMP_BITS); }
-#define TLB_NO_JUMP BIT(63) /* not canonical */
 struct tlb_bank {
 	struct tlb_fast e[TLB_ENTRIES];
 	struct tlb_jump jump[TLB_JUMPS];

@@ -57,7 +57,7 @@ static void bank_drop(struct tlb *t, struct tlb_ctx *x, unsigned i)
 static void bank_clear_jumps(struct tlb_bank *b)
 {
 	for (unsigned i = 0; i < TLB_JUMPS; i++)
-		b->jump[i].rip = TLB_NO_JUMP;
+		b->jump[i].rip = i ? 0 : 1; /* whose slot is another one: no address that a guest jumps to can match */
 	b->jump_pages = 0;
 }
 

@@ -166,7 +166,7 @@ static enum step h_loop(struct cpu *c, const struct insn *i)
 	return s;
 }
 
-enum { TO_REL, TO_REG, TO_MEM };
+enum { TO_REL, TO_REG, TO_MEM, FAR_JMP, FAR_CALL, FAR_RET };
 static bool read_target(struct cpu *c, const struct insn *i, u64 *rip)
 {
 	switch (i->aux8) {
@@ -217,7 +217,7 @@ static enum step h_ret(struct cpu *c, const struct insn *i)
 static enum step h_far_ptr(struct cpu *c, const struct insn *i)
 {
 	set_rip(c, i);
-	return i->aux8 ? cpu_far_call(c, (u16)i->imm2, i->imm, i->opsize, i->len) : cpu_far_jmp(c, (u16)i->imm2, i->imm, i->opsize, i->len);
+	return i->aux8 == FAR_CALL ? cpu_far_call(c, (u16)i->imm2, i->imm, i->opsize, i->len) : cpu_far_jmp(c, (u16)i->imm2, i->imm, i->opsize, i->len);
 }
 static enum step h_far_mem(struct cpu *c, const struct insn *i)
 {
@@ -225,7 +225,7 @@ static enum step h_far_mem(struct cpu *c, const struct insn *i)
 	set_rip(c, i);
 	if (!mem_la(c, i, 0, i->opsize + 2, false, &la) || !ld(c, i, la, i->opsize, &off) || !ld(c, i, la + i->opsize, 2, &sel))
 		return STEP_FAULT;
-	return i->aux8 ? cpu_far_call(c, (u16)sel, off, i->opsize, i->len) : cpu_far_jmp(c, (u16)sel, off, i->opsize, i->len);
+	return i->aux8 == FAR_CALL ? cpu_far_call(c, (u16)sel, off, i->opsize, i->len) : cpu_far_jmp(c, (u16)sel, off, i->opsize, i->len);
 }
 static enum step h_far_ret(struct cpu *c, const struct insn *i)
 {
@@ -264,7 +264,7 @@ static bool is_far(const struct form *f) { return f->in->zi.meta.branch_type == 
 insn_fn *sel_jmp(const struct form *f, struct insn *o)
 {
 	if (is_far(f)) {
-		o->aux8 = 0;
+		o->aux8 = FAR_JMP;
 		return f->m0 ? h_far_mem : h_far_ptr;
 	}
 	return sel_near(f, o, h_jmp_c, h_jmp_r_c, h_jmp_m_c, f->in->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? h_jmp_rel : h_jmp_ind);
@@ -272,7 +272,7 @@ insn_fn *sel_jmp(const struct form *f, struct insn *o)
 insn_fn *sel_call(const struct form *f, struct insn *o)
 {
 	if (is_far(f)) {
-		o->aux8 = 1;
+		o->aux8 = FAR_CALL;
 		return f->m0 ? h_far_mem : h_far_ptr;
 	}
 	return sel_near(f, o, h_call_c, h_call_r_c, h_call_m_c, h_call);
@@ -298,8 +298,10 @@ insn_fn *sel_loop(const struct form *f, struct insn *o)
 }
 insn_fn *sel_ret(const struct form *f, struct insn *o)
 {
-	if (is_far(f))
+	if (is_far(f)) {
+		o->aux8 = FAR_RET;
 		return h_far_ret;
+	}
 	return f->chain && o->opsize == 8 ? h_ret_c : h_ret;
 }
 insn_fn *sel_iret(const struct form *f, struct insn *o) { return h_iret; }

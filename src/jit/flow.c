@@ -77,7 +77,7 @@ bool e_jcc(struct tr *t, const struct insn *i)
 {
 	unsigned cond = jit_rows[i->op].arg;
 	i64 to = target_of(t, i), next = t->b->off + i->disp;
-	if (!reaches(to))
+	if (i->opsize != 8 || !reaches(to))
 		return false;
 	tr_flags_save(t);
 	tr_flags_host(t, tr_cond_reads(cond));
@@ -93,7 +93,7 @@ bool e_jcc(struct tr *t, const struct insn *i)
 	return true;
 }
 
-enum { TO_REL, TO_REG, TO_MEM }; /* aux8, see interp/branch.c */
+enum { TO_REL, TO_REG, TO_MEM, FAR_JMP, FAR_CALL, FAR_RET }; /* aux8 of JMP, CALL, RET, see interp/branch.c */
 
 /* S0 = the target of an indirect branch. */
 static bool read_target(struct tr *t, const struct insn *i)
@@ -176,7 +176,7 @@ bool e_call(struct tr *t, const struct insn *i)
 bool e_ret(struct tr *t, const struct insn *i)
 {
 	struct as *a = &t->a;
-	if (i->opsize != 8)
+	if (i->opsize != 8 || i->aux8 == FAR_RET)
 		return false;
 	tr_flags_save(t);
 	t->ended = true;

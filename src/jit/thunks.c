@@ -91,8 +91,9 @@ static void make_out(struct as *a, struct cpu *c, struct hot *h, bool vec)
 static void make_gone(struct as *a, struct jit *j)
 {
 	as_call(a, j->out);
-	as32(a, 4); /* the site is what follows */
-	struct site *s = (struct site *)a->p;
+	struct site *s = (struct site *)align_up((uintptr_t)a->p + 4, _Alignof(struct site));
+	as32(a, (u32)((u8 *)s - a->p));
+	a->p = (u8 *)s;
 	memset(s, 0, sizeof *s);
 	s->kind = SITE_GONE;
 	a->p += sizeof *s;
