@@ -251,8 +251,10 @@ static noinline enum step body_string(struct cpu *c, const struct insn *i)
 			c->icount += before - r.left / (BYTES_PER_TICK / r.size);
 		if (!r.rep || r.until)
 			break;
-		if (r.left && (single || cpu_must_service(c)))
+		if (r.left && (single || cpu_must_service(c))) {
+			c->icount--; /* counted once, when it completes: time must not depend on how often it was interrupted */
 			return STEP_STOP;
+		}
 	}
 	return STEP_END;
 }
