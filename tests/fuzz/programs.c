@@ -1,10 +1,9 @@
 /* Random guest programs. An instruction is made from a template: opcode bytes and letters for what varies.
  *   m  any ModRM byte with SIB and displacement as it asks; 0-7: the same with this reg field; M: as m, memory only; R: as m, registers only
+ *   A  as m, but an APIC register in the page where fuzz-nested has its APIC-access page;  P  memory that holds a good VMX pointer or descriptor
  *   b w d v  immediate of 8, 16, 32 bits, 16 or 32 by mode;  j J short and near branch displacement, mostly close by; o address-sized offset; f far pointer
- * Opcode bytes are two upper- or lower-case digits; letters stand between blanks. */
+ * Opcode bytes are two hexadecimal digits; letters stand between blanks. */
 #include "machine.h"
-
-#include <ctype.h>
 
 static const char *const plain[] = {
 	"00 m", "01 m", "02 m", "03 m", "04 b", "05 v", "08 m", "0b m", "10 m", "13 m", "18 m", "1b m", "21 m", "23 m", "28 m", "2b m", "31 m", "33 m",
@@ -43,6 +42,17 @@ static const char *const systems[] = {
 static const char *const vmx[] = {
 	"0f 01 c1", "0f 01 c2", "0f 01 c3", "0f 01 c4", "0f 01 d4", "0f 78 m", "0f 79 m", "0f 78 m", "0f 79 m", "0f c7 6", "66 0f c7 6", "f3 0f c7 6", "0f c7 7",
 	"66 0f 38 80 M", "66 0f 38 81 M", "0f 01 c2", "0f 01 c3", "f3 0f c7 6 0f c7 6", "66 0f c7 6 0f c7 6 0f 01 c2",
+};
+/* What a guest does under APIC virtualization and VM functions. */
+static const char *const apic[] = {
+	"89 A", "8b A", "89 A", "c7 A 30000000", "c7 A 00000000", "88 A", "8a A", "66 89 A", "ff A", "87 A", "f3 ab", "83 A b",
+	"b9 08080000 31 d2 b8 v 0f 30", "b9 0b080000 31 d2 31 c0 0f 30", "b9 3f080000 31 d2 b8 31000000 0f 30", "b9 3f080000 31 d2 b8 b 000000 0f 30",
+	"b9 08080000 0f 32", "b9 02080000 0f 32", "b9 10080000 0f 32", "b9 b 080000 0f 32", "b9 b 080000 31 d2 0f 30", "44 0f 20 R", "44 0f 22 R",
+	"0f 22 R", "b0 b 44 0f 22 c0", "31 c0 b9 00000000 0f 01 d4", "31 c0 b9 b 000000 0f 01 d4", "b8 b 000000 0f 01 d4", "fb", "fb f4", "f4", "0f 01 c1",
+};
+static const char *const root[] = {
+	"66 0f c7 34 25 P", "0f c7 34 25 P", "f3 0f c7 34 25 P", "0f c7 3c 25 P", "0f 01 c2", "0f 01 c3", "0f 01 c4", "b8 01000000 66 0f 38 80 04 25 P",
+	"b8 02000000 66 0f 38 80 04 25 P", "b8 00000000 66 0f 38 81 04 25 P", "b8 01000000 66 0f 38 81 04 25 P", "b8 03000000 66 0f 38 81 04 25 P",
 };
 static const char *const vectors[] = {
 	"0f 10 m", "0f 11 m", "66 0f 10 m", "f3 0f 11 m", "0f 28 m", "0f 29 m", "66 0f 6f m", "66 0f 7f m", "f3 0f 6f m", "f3 0f 7f m", "f3 0f 7e m", "66 0f d6 m",
@@ -123,6 +133,13 @@ static void emit_letter(struct text *t, struct rng *r, unsigned bits_, char ch)
 	case 'v': emit(t, interesting(r), word); break;
 	case 'j': emit(t, chance(r, 80) ? below(r, 64) - 20 : rng_u64(r), 1); break;
 	case 'J': emit(t, chance(r, 90) ? below(r, 0x2000) - 0x1000 : rng_u64(r), word); break;
+	case 'A': {
+		static const u16 regs[] = { 0x80, 0x80, 0xb0, 0xb0, 0x300, 0x310, 0x20, 0xa0, 0x100, 0x210, 0x280, 0x320, 0x380, 0x3f0, 0xffc };
+		emit(t, 0x2504 | (rng_u64(r) & 7) << 3, 2);
+		emit(t, AT_VMX + 0x4000 + PICK(r, regs) + (chance(r, 85) ? 0 : below(r, 16)), 4);
+		break;
+	}
+	case 'P': emit(t, AT_VMX_POINTERS + 16 * below(r, VMX_POINTERS), 4); break;
 	case 'o': emit(t, interesting(r), bits_ / 8); break;
 	case 'f':
 		emit(t, chance(r, 80) ? (bits_ == 16 ? 0 : AT_CODE) + below(r, CODE_PAGES * 4096) : rng_u64(r), word);
@@ -131,6 +148,8 @@ static void emit_letter(struct text *t, struct rng *r, unsigned bits_, char ch)
 	}
 }
 
+static int nibble(char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1; }
+
 static void emit_template(struct text *t, struct rng *r, unsigned bits_, const char *s)
 {
 	while (*s) {
@@ -138,12 +157,9 @@ static void emit_template(struct text *t, struct rng *r, unsigned bits_, const c
 			s++;
 			continue;
 		}
-		if (isxdigit((u8)s[0]) && isxdigit((u8)s[1])) {
-			char two[3] = { s[0], s[1] };
-			unsigned v = 0;
-			for (unsigned i = 0; i < 2; i++)
-				v = v << 4 | (unsigned)(isdigit((u8)two[i]) ? two[i] - '0' : tolower(two[i]) - 'a' + 10);
-			emit(t, v, 1);
+		int high = nibble(s[0]), low = high < 0 ? -1 : nibble(s[1]);
+		if (low >= 0) {
+			emit(t, (unsigned)(high << 4 | low), 1);
 			s += 2;
 			continue;
 		}
@@ -179,6 +195,18 @@ void program_fill(struct machine *m, struct rng *r, u64 at, u64 bytes, unsigned 
 	struct text t = { base, base + bytes };
 	while (t.p < t.end)
 		emit_insn(&t, r, chance(r, 97) ? bits_ : 16u << below(r, 3));
+}
+
+void program_sprinkle(struct machine *m, struct rng *r, u64 at, u64 bytes, unsigned bits_, unsigned n, bool hypervisor)
+{
+	u8 *base = mem_ptr(&m->mem, gpa(at), bytes);
+	while (n--) {
+		u64 from = bytes > 16 ? below(r, (unsigned)bytes) : 0;
+		if (bytes <= 16)
+			memset(base, 0x90, bytes);
+		struct text t = { base + from, base + bytes };
+		emit_template(&t, r, bits_, hypervisor ? PICK(r, root) : PICK(r, apic));
+	}
 }
 
 u64 interesting(struct rng *r)
