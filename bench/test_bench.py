@@ -67,6 +67,11 @@ class Consoles(unittest.TestCase):
         lines = [(1, None, "stats: wall_s=10.860 virtual_s=4.144 insns=2071890600 mips=190.8"),
                  (1, None, "stats: vmexits total=17 entries=0 failed_entries=0")]
         self.assertEqual(results.take_stats(lines), ((2071890600, 10.86), 17))
+        self.assertIsNone(results.translation_ms(lines))
+
+    def test_translation_times_of_all_vcpus_add_up(self):
+        lines = [(1, None, f"stats: jit vcpu={n} blocks=1 translate_ms={ms}") for n, ms in enumerate((37.5, 61.9))]
+        self.assertAlmostEqual(results.translation_ms(lines), 99.4)
 
 
 class Tables(unittest.TestCase):

@@ -145,6 +145,19 @@ def instructions_per_exit(o, chosen, program, table):
             table.add(side.name, 2, "VM exits per L2 CPUID", "speed", "", [(many_exits - few_exits) / cpuids])
 
 
+def booting(o, chosen, program, table):
+    """A boot of each engine that ends at L1's userland: how fast it is, and how much of it goes to translation."""
+    initrd = guests.make_initrd(program, guests.chain_scripts(1, (), ""), "boot")
+    for side in (s for s in chosen if isinstance(s, sides.Nestbox)):
+        r = boot(side, f"[boot] {side.name}", initrd, guests.command_line(1, o.timeout), 1, o.timeout, ())
+        counted, _ = results.take_stats(r.lines)
+        translating = results.translation_ms(r.lines)
+        if counted and r.cpu_s:
+            table.add(side.name, 1, "MIPS booting L1", "speed", "MIPS", [counted[0] / r.cpu_s / 1e6])
+        if translating is not None and r.cpu_s:
+            table.add(side.name, 1, "translating, booting L1", "speed", "%", [translating / r.cpu_s / 10])
+
+
 def two_cpus(o, chosen, program, arguments, table):
     """Throughput of two busy vCPUs against one: the time of a workload alone and beside its like."""
     initrd = guests.make_initrd(program, guests.smp_scripts(SMP_WORKLOADS, arguments), "smp")

@@ -119,7 +119,7 @@ def resources(table):
     rows = [["", *sides]]
     for name, unit in names:
         found = {r.side: r.median for r in table.rows if r.name == name}
-        rows.append([f"{name} ({unit})" if unit in ("MiB", "times") else name, *(number(found.get(s)) for s in sides)])
+        rows.append([f"{name} ({unit})" if unit in ("MiB", "times", "%") else name, *(number(found.get(s)) for s in sides)])
     return layout(rows)
 
 
@@ -158,6 +158,7 @@ def targets(table, clock):
     at_most("system, L1 against native", 5, table.mean(SYSTEM, l1, native, clock)[0])
     exit_loop = table.value(us, 2, "instructions per L2 CPUID exit") * table.value(us, 1, "loop", clock) / 1e6
     at_most("L2 CPUID exit against as many instructions of a loop", 3, exit_us(table, us, 2, clock) / exit_loop)
+    at_most("translating, of the boot to L1 userland (%)", 15, table.value(us, 1, "translating, booting L1"))
     throughput = [r.median for r in table.rows if r.side == us and r.kind == "smp"]
     at_least("throughput of two vCPUs against one, least workload", 1.8, min(throughput, default=math.nan))
     at_most("compute, L3 / L1", 1.15, table.mean(COMPUTE, l3, l1, clock)[0])

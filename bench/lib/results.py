@@ -112,6 +112,12 @@ def take_stats(lines):
     return (int(insns[2]), float(insns[1])) if insns else None, int(exits[1]) if exits else None
 
 
+def translation_ms(lines):
+    """What the JIT's vCPUs say they translated for, or None."""
+    found = [float(m[1]) for _, _, text in lines for m in [re.search(r"stats: jit .*translate_ms=([\d.]+)", text)] if m]
+    return sum(found) if found else None
+
+
 class Table:
     """All rows of a measurement."""
     def __init__(self, rows=()):
