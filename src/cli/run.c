@@ -1,11 +1,11 @@
 /* `nestbox run`: one VM in the foreground, its console on stdio. */
 #include "base/log.h"
 #include "cli/cli.h"
+#include "host/loop.h"
 #include "host/sandbox.h"
 #include "host/term.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -36,36 +36,71 @@ static void read_console(struct vm *vm)
 		vm_end(vm, VM_QUIT);
 }
 
-static int wait_ms(const struct vm *vm)
+/* ---- the main loop ---- */
+struct foreground {
+	struct vm *vm;
+	struct loop_fd *event, *in, *out;
+	struct loop_timer *limit;
+};
+
+/* What to listen for next. A guest that reads slowly leaves its input in the pipe; a reader that is slow is waited for. */
+static void settle(struct foreground *fg)
 {
-	if (!vm->cfg.timeout_s)
-		return -1;
-	u64 end = vm->start_host_ns + vm->cfg.timeout_s * NSEC_PER_SEC, now = host_now_ns();
-	return now >= end ? 0 : (int)((end - now) / 1000000) + 1;
+	struct vm *vm = fg->vm;
+	bool more = board_console_drain(vm);
+	if (fg->in)
+		loop_fd_events(fg->in, !vm->input_closed && board_input_room(vm) ? LOOP_READ : 0);
+	if (fg->out)
+		loop_fd_events(fg->out, more ? LOOP_WRITE : 0);
+}
+
+static void on_event(void *opaque, unsigned ready)
+{
+	struct foreground *fg = opaque;
+	if (fg->vm->quit_signal)
+		vm_end(fg->vm, VM_QUIT);
+	if (!vm_handle_events(fg->vm))
+		loop_stop(fg->vm->loop);
+	settle(fg);
+}
+
+static void on_input(void *opaque, unsigned ready)
+{
+	struct foreground *fg = opaque;
+	read_console(fg->vm);
+	settle(fg);
+}
+
+static void on_output(void *opaque, unsigned ready) { settle(opaque); }
+
+static void on_limit(void *opaque)
+{
+	struct foreground *fg = opaque;
+	vm_end(fg->vm, VM_TIMEOUT);
 }
 
 static void main_loop(struct vm *vm)
 {
-	enum { EVENT, IN, OUT };
-	struct pollfd fds[] = { [EVENT] = { .fd = vm->event_fd, .events = POLLIN }, [IN] = { .events = POLLIN }, [OUT] = { .events = POLLOUT } };
+	struct foreground fg = { .vm = vm };
+	struct loop *l = vm->loop;
 	vm->input_closed = vm->cfg.serial != VM_SERIAL_STDIO;
-	for (;;) {
-		fds[IN].fd = !vm->input_closed && board_input_room(vm) ? STDIN_FILENO : -1; /* the guest reads slowly: leave it in the pipe */
-		fds[OUT].fd = board_console_drain(vm) ? board_console_fd(vm) : -1;
-		int n = poll(fds, array_len(fds), wait_ms(vm));
-		if (n < 0 && errno != EINTR) {
-			log_error("poll: %s", strerror(errno));
-			vm_end(vm, VM_HOST_ERROR);
-		}
-		if (vm->quit_signal)
-			vm_end(vm, VM_QUIT);
-		if (wait_ms(vm) == 0)
-			vm_end(vm, VM_TIMEOUT);
-		if (n > 0 && fds[IN].fd >= 0 && fds[IN].revents)
-			read_console(vm);
-		if ((n <= 0 || fds[EVENT].revents) && !vm_handle_events(vm))
-			return;
+	fg.event = loop_fd_add(l, vm->event_fd, LOOP_READ, on_event, &fg);
+	if (!vm->input_closed)
+		fg.in = loop_fd_add(l, STDIN_FILENO, 0, on_input, &fg);
+	if (board_console_fd(vm) >= 0)
+		fg.out = loop_fd_add(l, board_console_fd(vm), 0, on_output, &fg);
+	if (vm->cfg.timeout_s && (fg.limit = loop_timer_add(l, on_limit, &fg)))
+		loop_timer_set(fg.limit, vm->cfg.timeout_s * 1000ull);
+	if (fg.event) {
+		on_event(&fg, 0); /* what happened before we listened */
+		loop_run(l);
+	} else {
+		vm_end(vm, VM_HOST_ERROR);
 	}
+	loop_timer_remove(fg.limit);
+	loop_fd_remove(fg.out);
+	loop_fd_remove(fg.in);
+	loop_fd_remove(fg.event);
 }
 
 static int status_of(const struct vm *vm)
@@ -109,7 +144,7 @@ int cli_run(const struct vm_config *cfg)
 		catch_signals(vm);
 		if (cfg->serial == VM_SERIAL_STDIO)
 			host_term_raw();
-		if (!host_sandbox_enter() && !vm_start(vm))
+		if (!host_sandbox_enter(vm->promises) && !vm_start(vm))
 			main_loop(vm);
 		bool stopped = vm_stop(vm);
 		/* What the guest said comes before what we say. */

@@ -1,11 +1,12 @@
-/* seccomp filter. A row per system call with its reason; nothing here opens a file, makes a socket or starts a program. */
+/* seccomp filter. A row per system call with its reason; nothing here opens a file, makes a socket or starts a program unless a back-end of this machine
+ * has asked for it. */
 #include "host/sandbox.h"
 #include "base/log.h"
 
 #include <errno.h>
 #include <seccomp.h>
 
-static const int allowed[] = {
+static const int always[] = {
 	/* memory: malloc, thread stacks, decoded-code arenas */
 	SCMP_SYS(mmap), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(mprotect), SCMP_SYS(madvise), SCMP_SYS(brk),
 	/* threads and locks */
@@ -22,14 +23,46 @@ static const int allowed[] = {
 	SCMP_SYS(ioctl),
 	/* time and random numbers (virtio-rng, RDRAND) */
 	SCMP_SYS(clock_gettime), SCMP_SYS(clock_nanosleep), SCMP_SYS(nanosleep), SCMP_SYS(gettimeofday), SCMP_SYS(getrandom), SCMP_SYS(getrusage),
+	/* the event loop */
+	SCMP_SYS(epoll_create1), SCMP_SYS(epoll_ctl), SCMP_SYS(epoll_wait), SCMP_SYS(epoll_pwait), SCMP_SYS(eventfd2),
+};
+static const int serve[] = {
+	SCMP_SYS(accept4), SCMP_SYS(sendmsg), SCMP_SYS(recvmsg), SCMP_SYS(sendto), SCMP_SYS(recvfrom), SCMP_SYS(shutdown), SCMP_SYS(getsockopt),
+	SCMP_SYS(socketpair),
+};
+static const int connects[] = {
+	SCMP_SYS(socket), SCMP_SYS(connect), SCMP_SYS(bind), SCMP_SYS(listen), SCMP_SYS(accept), SCMP_SYS(accept4), SCMP_SYS(sendmsg), SCMP_SYS(recvmsg),
+	SCMP_SYS(sendto), SCMP_SYS(recvfrom), SCMP_SYS(shutdown), SCMP_SYS(getsockopt), SCMP_SYS(setsockopt), SCMP_SYS(getsockname),
+	SCMP_SYS(getpeername), SCMP_SYS(select), SCMP_SYS(pselect6),
+};
+static const int files[] = {
+	SCMP_SYS(openat), SCMP_SYS(unlinkat), SCMP_SYS(unlink), SCMP_SYS(renameat), SCMP_SYS(renameat2), SCMP_SYS(rename), SCMP_SYS(mkdirat),
+	SCMP_SYS(mkdir), SCMP_SYS(linkat), SCMP_SYS(getdents64), SCMP_SYS(faccessat), SCMP_SYS(faccessat2), SCMP_SYS(copy_file_range), SCMP_SYS(fchmod),
 };
 
-int host_sandbox_enter(void)
+static int allow(scmp_filter_ctx ctx, const int *calls, unsigned n)
+{
+	int err = 0;
+	for (unsigned i = 0; !err && i < n; i++) {
+		err = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, calls[i], 0);
+		if (err == -EEXIST) /* stands in two tables */
+			err = 0;
+	}
+	return err;
+}
+
+int host_sandbox_enter(unsigned promises)
 {
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
 	int err = ctx ? seccomp_attr_set(ctx, SCMP_FLTATR_CTL_TSYNC, 1) : -ENOMEM; /* workers that run already, too */
-	for (unsigned i = 0; !err && i < array_len(allowed); i++)
-		err = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, allowed[i], 0);
+	if (!err)
+		err = allow(ctx, always, array_len(always));
+	if (!err && (promises & SANDBOX_SERVE))
+		err = allow(ctx, serve, array_len(serve));
+	if (!err && (promises & SANDBOX_CONNECT))
+		err = allow(ctx, connects, array_len(connects));
+	if (!err && (promises & SANDBOX_FILES))
+		err = allow(ctx, files, array_len(files));
 	if (!err)
 		err = seccomp_load(ctx);
 	if (ctx)

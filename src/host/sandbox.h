@@ -2,9 +2,14 @@
 #ifndef NB_HOST_SANDBOX_H
 #define NB_HOST_SANDBOX_H
 
-/* Confines this process (all threads started later inherit it): only the system calls in sandbox.c's table, each with its reason. A forbidden
+/* What a back-end that needs more than the files that are open already asks for. */
+#define SANDBOX_SERVE 1u   /* accept on sockets that listen already; messages, also with descriptors, on connected ones */
+#define SANDBOX_CONNECT 2u /* make, bind and connect sockets: user-mode networking */
+#define SANDBOX_FILES 4u   /* open, make, rename and remove files */
+
+/* Confines this process (all threads, also later ones): only the system calls in sandbox.c's table whose promise is in `promises`. A forbidden
  * call kills the process and leaves its number in the core's audit record. Returns 0 or -errno with one log line; a kernel without
  * seccomp gives -ENOSYS. Call after every file is open and before the first guest instruction. */
-int host_sandbox_enter(void);
+int host_sandbox_enter(unsigned promises);
 
 #endif

@@ -263,6 +263,9 @@ int vm_create(struct vm *vm, const struct vm_config *cfg)
 		log_error("eventfd: %s", strerror(errno));
 		return -errno;
 	}
+	vm->loop = loop_create();
+	if (!vm->loop)
+		return -ENOMEM;
 	vm->statm_fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC); /* only for --stats: may fail */
 	pthread_mutex_init(&vm->lock, NULL);
 	pthread_cond_init(&vm->changed, NULL);
@@ -304,6 +307,7 @@ void vm_destroy(struct vm *vm)
 	cpu_model_free(vm->model);
 	state_buf_free(&vm->poweron);
 	mem_free(&vm->mem);
+	loop_destroy(vm->loop);
 	if (vm->event_fd > 0)
 		close(vm->event_fd);
 	if (vm->statm_fd > 0)

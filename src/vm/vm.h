@@ -6,6 +6,8 @@
 #include "bus/bus.h"
 #include "cpu/cpu.h"
 #include "cpu/engine.h"
+#include "host/loop.h"
+#include "host/sandbox.h"
 #include "host/time.h"
 #include "mem/mem.h"
 #include <pthread.h>
@@ -68,6 +70,8 @@ struct vm {
 	unsigned ncpus;
 	struct cpu_io io;
 	struct board *board;
+	struct loop *loop;          /* the main thread's: back-ends add their descriptors before or while it runs */
+	unsigned promises;          /* SANDBOX_* that back-ends need once the guest runs: collected by vm_create */
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
