@@ -6,6 +6,7 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -157,6 +158,26 @@ int mem_write(struct mem *m, gpa_t at, const void *from, u64 len)
 		note_range(m, s, a, n);
 	}
 	return 0;
+}
+
+u64 mem_discard(struct mem *m, gpa_t at, u64 len)
+{
+	u64 a = align_up(at.v, PAGE_SIZE), end = align_down(at.v + len, PAGE_SIZE), done = 0;
+	if (at.v + len < at.v || a < at.v)
+		return 0;
+	for (u64 n; a < end; a += n) {
+		const struct mem_slot *s = piece(m, a, end - a, &n);
+		if (!s) {
+			n = PAGE_SIZE;
+			continue;
+		}
+		off_t off = (off_t)(s->frame * PAGE_SIZE + (a - s->gpa));
+		if (s->kind != MEM_RAM || fallocate(m->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, (off_t)n) < 0)
+			continue;
+		note_range(m, s, a, n);
+		done += n;
+	}
+	return done;
 }
 
 u64 mem_read_le(const struct mem *m, gpa_t at, unsigned size)

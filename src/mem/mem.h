@@ -80,6 +80,9 @@ void mem_write_le(struct mem *m, gpa_t at, u64 value, unsigned size);
 void mem_note_write(struct mem *m, u64 frame, unsigned off, unsigned len);
 int mem_add_listener(struct mem *m, struct mem_listener l);
 
+/* The whole pages of [at, at+len) that are RAM become zeros, and their memory goes back to the host. Returns how many bytes did. */
+u64 mem_discard(struct mem *m, gpa_t at, u64 len);
+
 static inline u64 mem_code_lines(const struct mem *m, u64 frame) { return __atomic_load_n(&m->code_lines[frame], __ATOMIC_RELAXED); }
 
 #endif

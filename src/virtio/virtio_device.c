@@ -33,6 +33,13 @@ void virtio_broken(struct virtio_device *v, const char *why)
 		interrupt(v, v->regs.config_vector, ISR_CONFIG);
 }
 
+void virtio_config_changed(struct virtio_device *v)
+{
+	v->regs.config_generation++;
+	if (v->regs.status & VIRTIO_S_DRIVER_OK)
+		interrupt(v, v->regs.config_vector, ISR_CONFIG);
+}
+
 bool virtio_queue_ready(const struct virtio_device *v, unsigned n)
 {
 	const u8 want = VIRTIO_S_FEATURES_OK | VIRTIO_S_DRIVER_OK;
@@ -59,6 +66,11 @@ bool virtio_pop(struct virtio_device *v, unsigned n, struct virtq_chain *c)
 		trace_line(TRACE_VIRTIO, "%s queue %u: chain %u, %u+%u segments, %llu bytes out, %llu in", v->pci.name, n, c->head, c->nout,
 			   c->nin, (unsigned long long)c->out_len, (unsigned long long)c->in_len);
 	return r > 0;
+}
+
+void virtio_unpop(struct virtio_device *v, unsigned n)
+{
+	v->regs.queue[n].last_avail--;
 }
 
 void virtio_push(struct virtio_device *v, unsigned n, u16 head, u32 len)
@@ -97,14 +109,14 @@ void virtio_kick(struct virtio_device *v, unsigned n)
 
 void virtio_notify_later(struct virtio_device *v, unsigned n)
 {
-	v->regs.later |= 1u << n;
+	v->regs.later |= (u16)(1u << n);
 	clock_arm(v->bus->clock, &v->later, clock_now(v->bus->clock) + LATER_NS);
 }
 
 static void later_fire(void *opaque)
 {
 	struct virtio_device *v = opaque;
-	u8 queues = v->regs.later;
+	u16 queues = v->regs.later;
 
 	v->regs.later = 0;
 	for (unsigned n = 0; n < v->nqueues; n++)

@@ -7,7 +7,7 @@
 #include "dev/pci.h"
 #include "virtio/virtq.h"
 
-enum { VIRTIO_MAX_QUEUES = 8, VIRTIO_CONFIG_MAX = 64 };
+enum { VIRTIO_MAX_QUEUES = 16, VIRTIO_CONFIG_MAX = 64 };
 enum { VIRTIO_S_ACK = 1, VIRTIO_S_DRIVER = 2, VIRTIO_S_DRIVER_OK = 4, VIRTIO_S_FEATURES_OK = 8,
 	VIRTIO_S_NEEDS_RESET = 64, VIRTIO_S_FAILED = 128 };
 #define VIRTIO_F_INDIRECT_DESC BIT(28)
@@ -17,7 +17,7 @@ enum { VIRTIO_S_ACK = 1, VIRTIO_S_DRIVER = 2, VIRTIO_S_DRIVER_OK = 4, VIRTIO_S_F
 #define VIRTIO_STATE(F, A) \
 	F(u64, driver_features) \
 	F(u32, device_feature_select) F(u32, driver_feature_select) \
-	F(u16, config_vector) F(u16, queue_select) F(u8, status) F(u8, config_generation) F(u8, isr) F(u8, later) \
+	F(u16, config_vector) F(u16, queue_select) F(u16, later) F(u8, status) F(u8, config_generation) F(u8, isr) A(u8, pad_, 7) \
 	A(struct virtq_regs, queue, VIRTIO_MAX_QUEUES)
 STATE_STRUCT(virtio_regs, VIRTIO_STATE);
 
@@ -65,6 +65,8 @@ bool virtio_queue_ready(const struct virtio_device *v, unsigned n);
 /* The next chain of queue n: true and filled in, or false (empty, not ready, or broken: then the device asks to be
  * reset). */
 bool virtio_pop(struct virtio_device *v, unsigned n, struct virtq_chain *c);
+/* Puts the chain that virtio_pop just took back, to be popped again. */
+void virtio_unpop(struct virtio_device *v, unsigned n);
 /* Gives it back, `len` bytes written, without an interrupt yet. */
 void virtio_push(struct virtio_device *v, unsigned n, u16 head, u32 len);
 /* Interrupts for what was pushed, if wanted. */
@@ -73,6 +75,8 @@ void virtio_signal(struct virtio_device *v, unsigned n);
 bool virtio_arm_notify(struct virtio_device *v, unsigned n);
 /* Calls notify(v, n) again soon, from the clock: for queues that never run dry. */
 void virtio_notify_later(struct virtio_device *v, unsigned n);
+/* The device's configuration has changed: tells the driver. bus->lock held. */
+void virtio_config_changed(struct virtio_device *v);
 /* The driver broke the rules: sets NEEDS_RESET; no queue is served until then. */
 void virtio_broken(struct virtio_device *v, const char *why);
 

@@ -16,10 +16,12 @@
 #include "dev/q35_mch.h"
 #include "dev/uart16550.h"
 #include "irq/irq.h"
+#include "virtio/virtio_balloon.h"
 #include "virtio/virtio_blk.h"
 #include "virtio/virtio_console.h"
 #include "virtio/virtio_rng.h"
 #include "vm/console.h"
+#include "vm/guest_ports.h"
 #include "vm/vm.h"
 #include "cpu/core.h"
 
@@ -28,7 +30,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { SLOT_FIRST_VIRTIO = 1, SLOT_TESTDEV = 30, PORT_DEBUG_EXIT = 0xf4 };
+enum { SLOT_FIRST_VIRTIO = 1, SLOT_BALLOON = 24, SLOT_GUEST_PORTS = 25, SLOT_TESTDEV = 30, PORT_DEBUG_EXIT = 0xf4 };
 
 struct board {
 	struct vm *vm;
@@ -38,6 +40,9 @@ struct board {
 	struct uart16550 *com1;
 	struct virtio_console *hvc;
 	struct mc146818 *rtc;
+	struct ich9_pm *pm;
+	struct virtio_balloon *balloon;
+	struct guest_ports *ports;
 	struct boot_files files;
 	struct console console;
 	int console_fd;       /* opened by us for --serial file:, else -1 */
@@ -100,6 +105,10 @@ void board_serial_input(struct vm *vm, const u8 *bytes, size_t n)
 	feed(b);
 }
 
+struct virtio_balloon *board_balloon(struct vm *vm) { return vm->board->balloon; }
+struct guest_ports *board_guest_ports(struct vm *vm) { return vm->board->ports; }
+void board_power_button(struct vm *vm) { ich9_pm_power_button(vm->board->pm); }
+
 bool board_console_drain(struct vm *vm) { return vm->board && console_drain(&vm->board->console); }
 int board_console_fd(struct vm *vm) { return vm->board->console.fd; }
 void board_console_abandon(struct vm *vm, bool on) { console_abandon(&vm->board->console, on); }
@@ -145,7 +154,8 @@ static void create_pci(struct board *b)
 	b->pci = pci_host_create(&b->vm->bus, &b->devs, &cfg);
 	q35_mch_create(b->pci);
 	struct ich9_pm_config pm = { .sci = irq_system_line(b->irq, BOARD_IRQ_SCI), .slp_typ_s5 = BOARD_SLP_TYP_S5 };
-	ich9_lpc_create(b->pci, ich9_pm_create(&b->vm->bus, &b->devs, &pm));
+	b->pm = ich9_pm_create(&b->vm->bus, &b->devs, &pm);
+	ich9_lpc_create(b->pci, b->pm);
 }
 
 static void create_legacy(struct board *b)
@@ -203,6 +213,8 @@ static int create_virtio(struct board *b)
 		if (err)
 			return err;
 	}
+	b->balloon = virtio_balloon_create(b->pci, SLOT_BALLOON, &(struct virtio_balloon_config){ 0 });
+	b->ports = guest_ports_create(b->vm, b->pci, SLOT_GUEST_PORTS);
 	return 0;
 }
 
@@ -244,6 +256,7 @@ void board_destroy(struct vm *vm)
 {
 	if (!vm->board)
 		return;
+	guest_ports_free(vm->board->ports);
 	dev_list_free(&vm->board->devs);
 	boot_files_close(&vm->board->files);
 	if (vm->board->console_fd >= 0)

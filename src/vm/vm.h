@@ -133,6 +133,10 @@ void board_destroy(struct vm *vm);
 int board_boot(struct vm *vm);                   /* load the kernel into memory and vCPU 0 */
 void board_save(struct vm *vm, struct state_buf *b);
 int board_load(struct vm *vm, const struct state_buf *b, size_t *pos);
+struct virtio_balloon *board_balloon(struct vm *vm);
+struct guest_ports *board_guest_ports(struct vm *vm);
+/* The user presses the power button: an operating system that listens shuts itself down. Any thread. */
+void board_power_button(struct vm *vm);
 /* Console output, see vm/console.h: drain from the main loop (true: go on when board_console_fd can be written), abandon before stopping
  * vCPUs, finish at the end. */
 bool board_console_drain(struct vm *vm);

@@ -7,9 +7,11 @@
 #include "dev/pc_testdev.h"
 #include "dev/pci_testdev.h"
 #include "dev/uart16550.h"
+#include "virtio/virtio_balloon.h"
 #include "virtio/virtio_blk.h"
 #include "virtio/virtio_console.h"
 #include "virtio/virtio_rng.h"
+#include "virtio/virtio_serial.h"
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -25,6 +27,8 @@ static void add_virtio(void)
 	virtio_rng_create(r->pci, 3);
 	virtio_console_create(r->pci, 4, &(struct virtio_console_config){ 0 });
 	virtio_console_create(r->pci, 5, &(struct virtio_console_config){ 0 });
+	virtio_serial_create(r->pci, 6, (const struct virtio_serial_port[]){ { "a" }, { "b" } }, 2);
+	virtio_balloon_create(r->pci, 7, &(struct virtio_balloon_config){ 0 });
 }
 
 static int setup(void **state)
@@ -94,7 +98,7 @@ static void every_register_byte_is_saved_and_loaded(void **state)
 		check_instance(&r->devs.item[i]);
 		with_state++;
 	}
-	assert_int_equal(with_state, 21);
+	assert_int_equal(with_state, 27);
 }
 
 static void save_load_save_is_identical(void **state)
