@@ -1,30 +1,46 @@
 /* nestbox: the command. */
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/parse.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+/* $XDG_DATA_HOME/nestbox, else ~/.local/share/nestbox (XDG Base Directory Specification). */
+static const char *default_state_dir(char *buf, size_t size)
+{
+	const char *data = getenv("XDG_DATA_HOME"), *home = getenv("HOME");
+	if (data && *data == '/')
+		snprintf(buf, size, "%s/nestbox", data);
+	else
+		snprintf(buf, size, "%s/.local/share/nestbox", home && *home == '/' ? home : "/tmp");
+	return buf;
+}
+
+static int absolute(const char *dir, char *buf, size_t size)
+{
+	char cwd[PATH_MAX];
+	int n = *dir == '/' ? snprintf(buf, size, "%s", dir) : getcwd(cwd, sizeof cwd) ? snprintf(buf, size, "%s/%s", cwd, dir) : -1;
+	return n < 0 || n >= (int)size ? -1 : 0;
+}
 
 int main(int argc, char **argv)
 {
-	const char *verb = argc > 1 ? argv[1] : "";
-	struct vm_config cfg;
-	if (!strcmp(verb, "run")) {
-		int status = cli_parse_run(argc - 1, argv + 1, &cfg);
-		return status >= 0 ? status : cli_run(&cfg);
+	char buf[PATH_MAX], state[PATH_MAX];
+	const char *dir = NULL;
+	int at = 1;
+	if (at + 1 < argc && !strcmp(argv[at], "--state")) {
+		dir = argv[at + 1];
+		at += 2;
+	} else if (at < argc && !strncmp(argv[at], "--state=", 8)) {
+		dir = argv[at++] + 8;
 	}
-	if (!strcmp(verb, "help") || !strcmp(verb, "--help") || !strcmp(verb, "-h")) {
-		cli_print_help(stdout);
-		return STATUS_OK;
+	if (at == 1)
+		dir = default_state_dir(buf, sizeof buf);
+	if (!dir || !*dir || absolute(dir, state, sizeof state)) {
+		log_error("--state \"%s\": not a usable folder name", dir ? dir : "");
+		return STATUS_USAGE;
 	}
-	if (!strcmp(verb, "man")) {
-		cli_print_man(stdout);
-		return STATUS_OK;
-	}
-	if (!strcmp(verb, "version") || !strcmp(verb, "--version")) {
-		puts("nestbox " NESTBOX_VERSION);
-		return STATUS_OK;
-	}
-	if (*verb)
-		log_error("unknown command \"%s\"; nestbox help lists them", verb);
-	else
-		cli_print_help(stderr);
-	return STATUS_USAGE;
+	return cli_dispatch(state, argc - at, argv + at);
 }

@@ -2,6 +2,7 @@
 #include "base/log.h"
 #include "cli/cli.h"
 #include "cpu/core.h"
+#include "proto/rundir.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -21,32 +22,24 @@ static const struct { const char *name, *arg, *text; } rows[OPT_COUNT] = {
 #undef O
 };
 
-static const char status_text[] =
+const char cli_run_status_text[] =
 	"Exit status: 0 the guest powered off (or reset, with --no-reboot), 1 the guest died (triple fault), 2 bad usage or a failure of the host,\n"
 	"124 timeout, (v<<1)|1 after the guest wrote v to the debug-exit port.\n";
 
-void cli_print_help(FILE *out)
+void cli_print_run_options(FILE *out)
 {
-	fprintf(out, "usage: nestbox run --kernel FILE [options]\n       nestbox help | man | version\n\n"
-		     "Boots one virtual machine in the foreground, on any x86-64 Linux host, with no hardware virtualization and no root.\n\n");
 	for (unsigned i = 0; i < OPT_COUNT; i++) {
 		char left[64];
 		snprintf(left, sizeof left, "--%s%s%s", rows[i].name, rows[i].arg ? " " : "", rows[i].arg ? rows[i].arg : "");
 		fprintf(out, "  %-32s %s\n", left, rows[i].text);
 	}
-	fprintf(out, "\n%s", status_text);
 }
 
-void cli_print_man(FILE *out)
+void cli_print_run_man(FILE *out)
 {
-	fprintf(out, ".TH NESTBOX 1 \"\" \"nestbox\" \"User Commands\"\n.SH NAME\nnestbox \\- virtual machines that can host virtual machines, on any x86-64 Linux host\n"
-		     ".SH SYNOPSIS\n.B nestbox run \\-\\-kernel\n.I FILE\n[options]\n.SH DESCRIPTION\n"
-		     "Boots one virtual machine in the foreground. The CPU, its VT-x included, is software: neither hardware virtualization nor root is needed.\n"
-		     "Ctrl-A X on the console ends it.\n.SH OPTIONS\n");
 	for (unsigned i = 0; i < OPT_COUNT; i++)
 		fprintf(out, ".TP\n.B \\-\\-%s%s%s%s\n%s\n", rows[i].name, rows[i].arg ? " \\fI" : "", rows[i].arg ? rows[i].arg : "",
 			rows[i].arg ? "\\fP" : "", rows[i].text);
-	fprintf(out, ".SH EXIT STATUS\n%s.SH FILES\nNone are written but those named by options.\n", status_text + sizeof "Exit status:");
 }
 
 static int usage(const char *fmt, const char *a, const char *b)
@@ -105,11 +98,13 @@ static int set_serial(struct vm_config *cfg, const char *arg)
 		cfg->serial = VM_SERIAL_STDIO;
 	} else if (!strcmp(arg, "null")) {
 		cfg->serial = VM_SERIAL_NULL;
+	} else if (!strcmp(arg, "control")) {
+		cfg->serial = VM_SERIAL_CONTROL;
 	} else if (!strncmp(arg, "file:", 5) && arg[5]) {
 		cfg->serial = VM_SERIAL_FILE;
 		cfg->serial_path = arg + 5;
 	} else {
-		return usage("--serial \"%s\": must be stdio, null or file:PATH%s", arg, "");
+		return usage("--serial \"%s\": must be stdio, null, file:PATH or control%s", arg, "");
 	}
 	return -1;
 }
@@ -128,6 +123,11 @@ static int set_option(struct vm_config *cfg, enum option_id id, const char *arg)
 {
 	FILE *f;
 	switch (id) {
+	case OPT_NAME:
+		if (!rundir_name_ok(arg))
+			return usage("--name \"%s\": must be letters, digits, dots, dashes and underscores, at most 64, the first a letter or digit%s", arg, "");
+		cfg->name = arg;
+		break;
 	case OPT_KERNEL: cfg->kernel = arg; break;
 	case OPT_INITRD: cfg->initrd = arg; break;
 	case OPT_APPEND: cfg->append = arg; break;
@@ -168,7 +168,7 @@ static int set_option(struct vm_config *cfg, enum option_id id, const char *arg)
 		trace_set_output(f);
 		break;
 	case OPT_HELP:
-		cli_print_help(stdout);
+		cli_print_verb_help(stdout, cli_verb_find("run"));
 		return STATUS_OK;
 	case OPT_COUNT: break;
 	}
@@ -193,6 +193,8 @@ int cli_parse_run(int argc, char **argv, struct vm_config *cfg)
 	}
 	if (optind < argc)
 		return usage("unexpected argument \"%s\"%s", argv[optind], "");
+	if (cfg->serial == VM_SERIAL_CONTROL && !cfg->name)
+		return usage("--serial control needs --name, by which nestbox console finds the machine%s%s", "", "");
 	if (!cfg->kernel)
 		return usage("--kernel is missing%s%s", "", "");
 	return -1;

@@ -1,9 +1,12 @@
-/* `nestbox run`: one VM in the foreground, its console on stdio. */
+/* The VM process: `nestbox run` in the foreground with its console on stdio, or what `nestbox start` left in the background. With a name it has a run folder
+ * (proto/rundir.h) and a control socket. */
 #include "base/log.h"
 #include "cli/cli.h"
+#include "ctl/ctl.h"
 #include "host/loop.h"
 #include "host/sandbox.h"
 #include "host/term.h"
+#include "proto/rundir.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -134,31 +137,106 @@ static void catch_signals(struct vm *vm)
 	signal(SIGPIPE, SIG_IGN);
 }
 
-int cli_run(const struct vm_config *cfg)
+/* How the machine ended, for `status` and for those who wait. */
+static json_t *end_of(const struct vm *vm, int status)
 {
-	struct vm *vm = calloc(1, sizeof *vm);
-	if (!vm)
-		return STATUS_USAGE;
-	int status = STATUS_USAGE;
-	if (!vm_create(vm, cfg)) {
-		catch_signals(vm);
-		if (cfg->serial == VM_SERIAL_STDIO)
-			host_term_raw();
-		if (!host_sandbox_enter(vm->promises) && !vm_start(vm))
-			main_loop(vm);
-		bool stopped = vm_stop(vm);
-		/* What the guest said comes before what we say. */
-		board_console_finish(vm, vm->end == VM_TIMEOUT || vm->quit_signal ? 1000 : -1);
-		status = status_of(vm);
-		host_term_restore();
-		if (vm->end == VM_TIMEOUT)
-			log_error("timeout after %u s", cfg->timeout_s);
-		if (cfg->stats)
-			vm_print_stats(vm, stderr);
-		if (!stopped)
-			_exit(status);
+	static const struct { const char *name, *reason; } rows[] = {
+		[VM_RUNNING] = { "host-error", "the host refused something; the log says what" },
+		[VM_POWERED_OFF] = { "powered-off", "the guest switched itself off" },
+		[VM_DIED] = { "died", "the guest died (triple fault); the log says where" },
+		[VM_DEBUG_EXIT] = { "debug-exit", "the guest wrote to the debug-exit port" },
+		[VM_TIMEOUT] = { "timeout", "the time limit of timeout= was reached" },
+		[VM_QUIT] = { "quit", "it was told to end at once" },
+		[VM_REBOOT_REFUSED] = { "reset", "the guest reset the machine, which ends it with no-reboot" },
+		[VM_HOST_ERROR] = { "host-error", "the host refused something; the log says what" },
+	};
+	return json_pack("{ss ss si}", "end", rows[vm->end].name, "reason", vm->quit_signal ? "a signal told it to end" : rows[vm->end].reason, "status", status);
+}
+
+/* The run folder, before anything of the machine is touched. 0 or a status. */
+static int claim(struct rundir *r, const char *state_dir, const char *name)
+{
+	int err = name ? rundir_claim(r, state_dir, name) : 0;
+	if (!err)
+		return 0;
+	if (err == -EBUSY)
+		log_error("VM \"%s\" is running already", name);
+	else
+		log_error("%s/run/%s: %s", state_dir, name, strerror(-err));
+	return STATUS_USAGE;
+}
+
+static struct ctl *serve(struct vm *vm, struct rundir *r)
+{
+	int fd = rundir_listen(r);
+	struct ctl *ctl = fd >= 0 ? ctl_open(vm, fd) : NULL;
+	if (fd < 0)
+		log_error("control socket of VM \"%s\": %s", vm->cfg.name, strerror(-fd));
+	if (!ctl && fd >= 0)
+		close(fd);
+	return ctl;
+}
+
+static int start_serving(struct vm *vm, struct rundir *r, struct ctl **ctl)
+{
+	*ctl = serve(vm, r);
+	if (!*ctl)
+		return -EIO;
+	int err = rundir_started(r, json_pack("{ss ss}", "engine", vm->engine->name, "engine_reason", vm_engine_reason(vm->cfg.engine)));
+	if (err)
+		log_error("VM \"%s\", status file: %s", vm->cfg.name, strerror(-err));
+	else
+		rundir_catch_crashes(r);
+	return err;
+}
+
+/* From power-on to the end; the process's status. */
+static int run_machine(struct vm *vm, struct ctl **ctl, struct rundir *r, void (*started)(void *), void *opaque)
+{
+	catch_signals(vm);
+	bool ok = !vm->cfg.name || !start_serving(vm, r, ctl);
+	if (ok && vm->cfg.serial == VM_SERIAL_STDIO)
+		host_term_raw();
+	if (ok && !host_sandbox_enter(vm->promises) && !vm_start(vm)) {
+		if (started)
+			started(opaque);
+		main_loop(vm);
 	}
-	vm_destroy(vm);
+	bool stopped = vm_stop(vm);
+	int status = status_of(vm);
+	/* What the guest said comes before what we say. */
+	if (vm->cfg.serial != VM_SERIAL_CONTROL)
+		board_console_finish(vm, vm->end == VM_TIMEOUT || vm->quit_signal ? 1000 : -1);
+	host_term_restore();
+	if (vm->end == VM_TIMEOUT)
+		log_error("timeout after %u s", vm->cfg.timeout_s);
+	if (vm->cfg.stats)
+		vm_print_stats(vm, stderr);
+	rundir_ended(r, end_of(vm, status));
+	ctl_close(*ctl, end_of(vm, status), 2000);
+	if (!stopped)
+		_exit(status);
+	return status;
+}
+
+int cli_run(const struct vm_config *cfg, const char *state_dir, void (*started)(void *), void *opaque)
+{
+	struct rundir r = { -1, -1, -1 };
+	struct ctl *ctl = NULL;
+	struct vm *vm = calloc(1, sizeof *vm);
+	int status = vm ? claim(&r, state_dir, cfg->name) : STATUS_USAGE;
+	if (!status) {
+		status = vm_create(vm, cfg) ? STATUS_USAGE : run_machine(vm, &ctl, &r, started, opaque);
+		vm_destroy(vm);
+	}
+	rundir_close(&r);
 	free(vm);
 	return status;
+}
+
+int cli_run_command(struct cli_call *call)
+{
+	struct vm_config cfg;
+	int status = cli_parse_run(call->argc, call->argv, &cfg);
+	return status >= 0 ? status : cli_run(&cfg, call->state_dir, NULL, NULL);
 }

@@ -45,7 +45,8 @@ struct board {
 	struct guest_ports *ports;
 	struct boot_files files;
 	struct console console;
-	int console_fd;       /* opened by us for --serial file:, else -1 */
+	int console_fd;       /* opened by us for --serial file: and control, else -1 */
+	int console_pipe;     /* where the control socket's side reads the latter, else -1 */
 	pthread_mutex_t input_lock;
 	u8 input[512];        /* input_lock: typed, and not yet taken by a console */
 	size_t input_len;
@@ -111,13 +112,24 @@ void board_power_button(struct vm *vm) { ich9_pm_power_button(vm->board->pm); }
 
 bool board_console_drain(struct vm *vm) { return vm->board && console_drain(&vm->board->console); }
 int board_console_fd(struct vm *vm) { return vm->board->console.fd; }
+int board_console_pipe(struct vm *vm) { return vm->board->console_pipe; }
 void board_console_abandon(struct vm *vm, bool on) { console_abandon(&vm->board->console, on); }
 void board_console_finish(struct vm *vm, int limit_ms) { console_finish(&vm->board->console, limit_ms); }
 
 static int open_console(struct board *b)
 {
 	const struct vm_config *cfg = &b->vm->cfg;
-	b->console_fd = -1;
+	b->console_fd = b->console_pipe = -1;
+	if (cfg->serial == VM_SERIAL_CONTROL) {
+		int fds[2];
+		if (pipe2(fds, O_CLOEXEC | O_NONBLOCK)) {
+			int err = -errno;
+			log_error("pipe: %s", strerror(errno));
+			return err;
+		}
+		b->console_pipe = fds[0];
+		b->console_fd = fds[1];
+	}
 	if (cfg->serial == VM_SERIAL_FILE) {
 		b->console_fd = open(cfg->serial_path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
 		if (b->console_fd < 0) {
@@ -261,6 +273,8 @@ void board_destroy(struct vm *vm)
 	boot_files_close(&vm->board->files);
 	if (vm->board->console_fd >= 0)
 		close(vm->board->console_fd);
+	if (vm->board->console_pipe >= 0)
+		close(vm->board->console_pipe);
 	free(vm->board);
 	vm->board = NULL;
 }

@@ -59,6 +59,20 @@ void vm_end(struct vm *vm, enum vm_end why)
 	notify(vm);
 }
 
+void vm_reset(struct vm *vm)
+{
+	if (vm->cfg.no_reboot) {
+		vm_end(vm, VM_REBOOT_REFUSED);
+		return;
+	}
+	pthread_mutex_lock(&vm->lock);
+	vm->reset_wanted = true;
+	vm->pause = true;
+	pthread_mutex_unlock(&vm->lock);
+	stop_running(vm);
+	notify(vm);
+}
+
 static void on_power(void *opaque, enum bus_power what, u32 value)
 {
 	struct vm *vm = opaque;
@@ -74,16 +88,7 @@ static void on_power(void *opaque, enum bus_power what, u32 value)
 		vm_end(vm, VM_DEBUG_EXIT);
 		break;
 	case BUS_RESET:
-		if (vm->cfg.no_reboot) {
-			vm_end(vm, VM_REBOOT_REFUSED);
-			break;
-		}
-		pthread_mutex_lock(&vm->lock);
-		vm->reset_wanted = true;
-		vm->pause = true;
-		pthread_mutex_unlock(&vm->lock);
-		stop_running(vm);
-		notify(vm);
+		vm_reset(vm);
 		break;
 	}
 }
@@ -111,10 +116,26 @@ void vm_pause(struct vm *vm)
 
 void vm_resume(struct vm *vm)
 {
+	if (vm->user_paused && !__atomic_load_n(&vm->stop, __ATOMIC_SEQ_CST))
+		return;
 	pthread_mutex_lock(&vm->lock);
 	vm->pause = false;
 	pthread_cond_broadcast(&vm->changed);
 	pthread_mutex_unlock(&vm->lock);
+}
+
+void vm_user_pause(struct vm *vm, bool on)
+{
+	if (on && !vm->user_paused) {
+		board_console_abandon(vm, true); /* or a vCPU that waits for the reader never comes */
+		vm_pause(vm);
+		board_console_abandon(vm, false);
+		clock_stand_still(&vm->clock);
+	}
+	bool was = vm->user_paused;
+	vm->user_paused = on;
+	if (was && !on && vm->end == VM_RUNNING)
+		vm_resume(vm);
 }
 
 /* ---- state ---- */
@@ -250,6 +271,13 @@ const struct engine_ops *vm_engine(const char *name)
 		if (!strcmp(name, engines[i].name))
 			return engines[i].ops;
 	return NULL;
+}
+
+const char *vm_engine_reason(const char *name)
+{
+	if (!name || !strcmp(name, "auto"))
+		return "engine=auto: the software engine that this version prefers; it has none for the host's /dev/kvm";
+	return "asked for by name";
 }
 
 int vm_create(struct vm *vm, const struct vm_config *cfg)

@@ -17,9 +17,10 @@
 #define VM_MAX_DISKS 8
 #define VM_TSC_KHZ 2000000ull
 
-enum vm_serial { VM_SERIAL_STDIO, VM_SERIAL_NULL, VM_SERIAL_FILE };
+enum vm_serial { VM_SERIAL_STDIO, VM_SERIAL_NULL, VM_SERIAL_FILE, VM_SERIAL_CONTROL /* readers come and go by the control socket */ };
 
 struct vm_config {
+	const char *name;                     /* NULL: no control socket */
 	const char *kernel, *initrd, *append; /* initrd: comma-separated modules for multiboot */
 	u64 memory;                           /* bytes, multiple of 1 MiB */
 	unsigned cpus;
@@ -81,6 +82,7 @@ struct vm {
 	bool stop;                  /* atomic: vCPU threads return */
 	unsigned parked;            /* lock: vCPU threads that wait in a pause */
 	bool pause;                 /* lock */
+	bool user_paused;           /* main loop's: the user said pause, so vm_resume leaves it paused */
 	int event_fd;               /* wakes the main loop when end or reset_wanted changes */
 	struct state_buf poweron;   /* all device and CPU state at power-on: RESET loads it */
 	int statm_fd;               /* /proc/self/statm, opened before the sandbox closes */
@@ -104,6 +106,10 @@ bool vm_handle_events(struct vm *vm);
 /* All vCPUs outside the guest until vm_resume; device state is still. Not from a vCPU thread. */
 void vm_pause(struct vm *vm);
 void vm_resume(struct vm *vm);
+/* The user's own pause and resume: lasts through any number of vm_pause/vm_resume pairs, and V stands still meanwhile. Main loop only. */
+void vm_user_pause(struct vm *vm, bool on);
+/* The reset button. Any thread. */
+void vm_reset(struct vm *vm);
 
 /* All state of CPUs and devices into / from b. Paused only. */
 void vm_save_state(struct vm *vm, struct state_buf *b);
@@ -112,6 +118,8 @@ int vm_load_state(struct vm *vm, const struct state_buf *b, enum vm_time time);
 
 /* auto, interp, jit; NULL: no such engine. */
 const struct engine_ops *vm_engine(const char *name);
+/* Why `name` (as given with --engine; NULL: auto) means the engine that it means: a sentence for people. */
+const char *vm_engine_reason(const char *name);
 void vm_print_stats(struct vm *vm, FILE *out);
 
 /* ---- vcpu.c ---- */
@@ -145,6 +153,8 @@ void board_console_abandon(struct vm *vm, bool on);
 void board_console_finish(struct vm *vm, int limit_ms);
 /* How many typed bytes may be given to board_serial_input now; grows when the guest reads (event_fd fires). Main loop only. */
 size_t board_input_room(struct vm *vm);
+/* VM_SERIAL_CONTROL: where the console's output can be read; -1 otherwise. */
+int board_console_pipe(struct vm *vm);
 void board_serial_input(struct vm *vm, const u8 *bytes, size_t n);
 
 
