@@ -92,8 +92,7 @@ struct tlb_fast {
 struct tlb_jump { u64 rip; void *code; };
 #define TLB_JUMP_BITS 11
 #define TLB_JUMPS (1u << TLB_JUMP_BITS)
-#define TLB_JUMP_HASH 0x9e3779b1u
-static inline unsigned mmu_jump_slot(u64 rip) { return ((u32)rip * TLB_JUMP_HASH) >> (32 - TLB_JUMP_BITS); }
+static inline unsigned mmu_jump_slot(u64 rip) { return (u32)(rip ^ rip >> TLB_JUMP_BITS) >> 1 & (TLB_JUMPS - 1); }
 struct tlb_bank {
 	struct tlb_fast e[TLB_ENTRIES];
 	struct tlb_jump jump[TLB_JUMPS];
@@ -108,6 +107,7 @@ struct tlb {
 	struct tlb_tag *cur_tag;
 	u64 tick;
 	struct tlb_bank *banks;   /* [context * 3 + class], and one that stays empty for class 3; NULL when no engine asked for them */
+	u32 jump_gen;             /* counts what may have changed an address in a jump table, whether it was there or not */
 	u8 *maybe_written;        /* per frame: bit n = a context whose number mod 8 is n may give write permission */
 	struct tlb_tag tag[TLB_CONTEXTS];
 	struct ntlb_entry ntlb[NTLB_ENTRIES];

@@ -57,7 +57,7 @@ static void bank_drop(struct tlb *t, struct tlb_ctx *x, unsigned i)
 static void bank_clear_jumps(struct tlb_bank *b)
 {
 	for (unsigned i = 0; i < TLB_JUMPS; i++)
-		b->jump[i].rip = i ? 0 : 1; /* whose slot is another one: no address that a guest jumps to can match */
+		b->jump[i].rip = i ? 0 : 2; /* whose slot is another one: no address that a guest jumps to can match */
 	b->jump_pages = 0;
 }
 
@@ -67,6 +67,7 @@ static void bank_drop_jumps(struct tlb *t, struct tlb_ctx *x, u64 pages)
 	if (!t->banks)
 		return;
 	struct tlb_bank *b = &t->banks[3 * (x - t->ctx)];
+	t->jump_gen++;
 	for (unsigned cls = 0; cls < 3; cls++)
 		if (b[cls].jump_pages & pages)
 			bank_clear_jumps(&b[cls]);

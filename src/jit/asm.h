@@ -14,7 +14,7 @@ enum hreg { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, 
 
 struct as { u8 *p, *end; };
 
-enum rm_kind { RM_REG, RM_MEM, RM_SIB, RM_ABS };
+enum rm_kind { RM_REG, RM_MEM, RM_SIB, RM_ABS, RM_INDEX };
 struct rm {
 	u8 kind, reg /* or base */, index, scale;
 	i32 disp;
@@ -26,6 +26,11 @@ static inline struct rm rm_mem(unsigned base, i32 disp) { return (struct rm){ .k
 static inline struct rm rm_sib(unsigned base, unsigned index, unsigned scale, i32 disp)
 {
 	return (struct rm){ .kind = RM_SIB, .reg = base, .index = index, .scale = scale, .disp = disp };
+}
+/* index << scale, no base. */
+static inline struct rm rm_index(unsigned index, unsigned scale, i32 disp)
+{
+	return (struct rm){ .kind = RM_INDEX, .index = index, .scale = scale, .disp = disp };
 }
 static inline struct rm rm_abs(const volatile void *p) { return (struct rm){ .kind = RM_ABS, .abs = (const void *)p }; }
 
@@ -44,6 +49,10 @@ static inline void as_modrm(struct as *a, unsigned reg, struct rm m, unsigned im
 	} else if (m.kind == RM_ABS) {
 		as8(a, 0x05 | reg);
 		as32(a, (u32)((const u8 *)m.abs - (a->p + 4 + imm)));
+	} else if (m.kind == RM_INDEX) {
+		as8(a, 0x04 | reg);
+		as8(a, m.scale << 6 | (m.index & 7) << 3 | RBP);
+		as32(a, (u32)m.disp);
 	} else {
 		bool sib = m.kind == RM_SIB || (m.reg & 7) == RSP;
 		unsigned mod = m.disp == 0 && (m.reg & 7) != RBP ? 0 : fits8(m.disp) ? 0x40 : 0x80;
@@ -61,7 +70,7 @@ static inline unsigned rm_rex(struct rm m)
 {
 	if (m.kind == RM_ABS)
 		return 0;
-	return (m.reg & 8 ? 1 : 0) | (m.kind == RM_SIB && (m.index & 8) ? 2 : 0);
+	return (m.kind != RM_INDEX && (m.reg & 8) ? 1 : 0) | ((m.kind == RM_SIB || m.kind == RM_INDEX) && (m.index & 8) ? 2 : 0);
 }
 
 /* size 1, 2, 4, 8: operand size; the opcode is the one of that size already. opcode: up to 0fxxxx. prefix: F2, F3, F0 or 0. */
@@ -86,6 +95,9 @@ static inline void as_ins(struct as *a, unsigned prefix, unsigned size, u32 opco
 	as8(a, opcode);
 	as_modrm(a, reg, m, imm);
 }
+
+/* The memory operand of the next instruction is in the GS segment. */
+static inline void as_gs(struct as *a) { as8(a, 0x65); }
 
 /* ---- moves ---- */
 static inline void as_load(struct as *a, unsigned size, unsigned reg, struct rm m) { as_ins(a, 0, size, size == 1 ? 0x8a : 0x8b, reg, m, 0); }

@@ -116,18 +116,22 @@ static void unlink_out(struct jit *j, struct site *s)
 		site_at(j, at)->link.next = s->link.next;
 }
 
+static void aim_at_stub(struct jit *j, const struct site *s) { as_aim(jit_host(j, s->link.at), jit_host(j, s->link.stub)); }
+
 static void killed(struct cpu *c, struct block *b)
 {
 	struct jit *j = jit_of(c);
 	struct code *k = b->code;
 	if (!k)
 		return;
-	for (unsigned n = 0; n < k->nlinks; n++)
+	for (unsigned n = 0; n < k->nlinks; n++) {
 		unlink_out(j, k->link[n]);
+		aim_at_stub(j, k->link[n]); /* a RET may still come back to behind our CALL */
+	}
 	while (k->in) {
 		struct site *s = site_at(j, k->in);
 		k->in = s->link.next;
-		as_aim(jit_host(j, s->link.at), jit_host(j, s->link.stub));
+		aim_at_stub(j, s);
 		s->link.to = 0;
 	}
 	struct as a = { k->far, k->near };

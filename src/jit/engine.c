@@ -1,9 +1,14 @@
 /* The engine: when to translate, how to get into host code, and what happens where it leaves. */
 #include "jit/jit.h"
 #include "mem/mem.h"
+#include <asm/hwcap2.h>
+#include <asm/prctl.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/auxv.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 unsigned jit_hot = 12;
 
@@ -21,14 +26,30 @@ static u32 vec_ok(struct cpu *c)
 	return (ok & (VEC_OK_SSE | VEC_OK_AVX)) && vec_fp_open(c) ? ok | VEC_OK_FP : ok;
 }
 
+/* The bank is host code's GS segment. */
+static void set_gs(const struct jit *j)
+{
+	static _Thread_local const void *now; /* nothing else in this process changes it */
+	if (likely(j->fsgsbase))
+		asm volatile("wrgsbase %0" : : "r"(j->hot->bank));
+	else if (now != j->hot->bank)
+		syscall(SYS_arch_prctl, ARCH_SET_GS, now = j->hot->bank);
+}
+
 /* All that C may have changed. */
 static void prepare(struct cpu *c)
 {
 	struct jit *j = jit_of(c);
+	struct tlb_bank *bank = mmu_bank(c);
 	j->hot->vec_ok = vec_ok(c);
 	j->base = c->budget_end;
 	j->hot->left = j->base - c->icount;
-	j->hot->bank = mmu_bank(c);
+	if (bank != j->hot->bank || j->jump_gen != c->tlb->jump_gen) {
+		j->jump_gen = c->tlb->jump_gen;
+		j->hot->rsp = j->hot->rsp_base; /* return addresses are not what they were */
+	}
+	j->hot->bank = bank;
+	set_gs(j);
 }
 
 static enum step resume(struct cpu *c, const struct insn *i)
@@ -191,6 +212,25 @@ static u8 *on_jump(struct cpu *c, struct site *s)
 	return leave_to(c, s);
 }
 
+/* A RET whose target the host's stack did not know. */
+static u8 *on_ret(struct cpu *c)
+{
+	struct jit *j = jit_of(c);
+	struct site *s = (struct site *)j->hot->ret;
+	u64 rip = j->hot->s0;
+	j->stats.jumps++;
+	if (!cpu_canonical(rip)) { /* faults before RSP moves */
+		c->arch.gpr[GPR_RSP] -= 8 + (u16)jit_block(j, s)->insn[s->slot].imm;
+		return leave_to(c, s);
+	}
+	struct block *b = c->acc_class == 3 || j->lockstep ? NULL : block_peek(c, rip);
+	if (!b || !b->code)
+		return leave_at(c, s, rip);
+	j->stats.jump_fills++;
+	mmu_bank_jump(c, rip, ((struct code *)b->code)->far);
+	return ((struct code *)b->code)->far;
+}
+
 static u8 *on_helper(struct cpu *c, struct site *s)
 {
 	struct jit *j = jit_of(c);
@@ -227,6 +267,10 @@ u8 *jit_on_site(struct cpu *c, struct site *s)
 	case SITE_HELPER: return j->lockstep ? leave_to(c, s) : on_helper(c, s);
 	case SITE_FLAGS: settle_flags(c, s); return jit_host(j, s->retry);
 	case SITE_LOG: lockstep_log(c, s); return jit_host(j, s->retry);
+	case SITE_RET: return on_ret(c);
+	case SITE_DEEP:
+		j->hot->rsp = j->hot->rsp_base;
+		return jit_host(j, s->retry);
 	case SITE_GONE:
 		settle_flags(c, s);
 		close_fp(c);
@@ -261,6 +305,7 @@ static int jit_create(struct cpu *c)
 	__builtin_cpu_init();
 	j->avx = __builtin_cpu_supports("avx2");
 	j->bmi2 = __builtin_cpu_supports("bmi2");
+	j->fsgsbase = getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE;
 	j->in.arena_bytes = jit_blocks_bytes(c);
 	int err = interp_init(c, &j->in);
 	if (!err)

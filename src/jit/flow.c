@@ -27,19 +27,34 @@ static void poll(struct tr *t, struct site *s)
 	tr_stub(t, as_jcc(&t->a, CC_NE, t->a.p), s);
 }
 
-/* S0 = rip -> S1 = offset of its entry, or leave. */
+/* mmu_jump_slot() times 2. */
+u8 *flow_lookup(struct as *a, const struct jit *j)
+{
+	if (j->bmi2) {
+		static const u8 rorx[] = { 0xc4, 0x43, 0xfb, 0xf0, 0xda, TLB_JUMP_BITS }; /* rorx r11, r10, 11 */
+		memcpy(a->p, rorx, sizeof rorx);
+		a->p += sizeof rorx;
+	} else {
+		as_mov(a, 8, S1, S0);
+		as_ins(a, 0, 8, 0xc1, DIGIT | 5, rm_reg(S1), 1); /* shr */
+		as8(a, TLB_JUMP_BITS);
+	}
+	as_alu_load(a, OP_XOR, 4, S1, rm_reg(S0));
+	as_alu_imm(a, 0, OP_AND, 4, rm_reg(S1), 2 * (TLB_JUMPS - 1));
+	as_gs(a);
+	as_alu_load(a, OP_CMP, 8, S0, rm_index(S1, 3, JUMP_AT(rip)));
+	return as_jcc(a, CC_NE, a->p);
+}
+void flow_jump_found(struct as *a)
+{
+	as_gs(a);
+	as_ins(a, 0, 4, 0xff, DIGIT | 4, rm_index(S1, 3, JUMP_AT(code)), 0);
+}
 static void lookup(struct tr *t, struct site *s)
 {
-	struct as *a = &t->a;
-	as_ins(a, 0, 4, 0x69, S1, rm_reg(S0), 4); /* imul; shr; and: mmu_jump_slot() times 16 */
-	as32(a, TLB_JUMP_HASH);
-	as_ins(a, 0, 4, 0xc1, DIGIT | 5, rm_reg(S1), 1);
-	as8(a, 32 - TLB_JUMP_BITS - 4);
-	as_alu_imm(a, 0, OP_AND, 4, rm_reg(S1), (TLB_JUMPS - 1) * 16);
-	as_alu_load(a, OP_CMP, 8, S0, rm_sib(BANK, S1, 0, JUMP_AT(rip)));
-	tr_stub(t, as_jcc(a, CC_NE, a->p), s);
+	tr_stub(t, flow_lookup(&t->a, t->j), s);
+	t->host = 0;
 }
-static void jump_found(struct tr *t) { as_ins(&t->a, 0, 4, 0xff, DIGIT | 4, rm_sib(BANK, S1, 0, JUMP_AT(code)), 0); }
 
 static bool same_page(i64 off) { return off >= 0 && off < 4096; }
 static bool backward(struct tr *t, i64 off) { return off <= t->b->off; }
@@ -67,7 +82,7 @@ void tr_goto(struct tr *t, i64 off)
 	as_lea(a, 8, S0, rm_mem(S0, (i32)off));
 	s->retry = jit_off(t->j, a->p);
 	lookup(t, s);
-	jump_found(t);
+	flow_jump_found(&t->a);
 }
 
 static i64 target_of(const struct tr *t, const struct insn *i) { return (i64)t->b->off + (i64)i->imm; }
@@ -132,10 +147,11 @@ bool e_jmp(struct tr *t, const struct insn *i)
 	if (!read_target(t, i))
 		return false;
 	lookup_or_resume(t);
-	jump_found(t);
+	flow_jump_found(&t->a);
 	return true;
 }
 
+/* The guest's stack gets the return address; S1 holds it. */
 static void push_return(struct tr *t, const struct insn *i)
 {
 	struct as *a = &t->a;
@@ -147,29 +163,85 @@ static void push_return(struct tr *t, const struct insn *i)
 	as_lea(a, 8, jit_home[GPR_RSP], rm_mem(jit_home[GPR_RSP], -8));
 }
 
+/* Behind the host's CALL: S0 is where a RET wants to go, the host's stack holds where this CALL said that it would. Whatever happened since, equal
+ * addresses mean the same place: when a translation goes, so does all that is on the host's stack. */
+static void landing(struct tr *t, const struct insn *i)
+{
+	struct as *a = &t->a;
+	i64 off = (i64)t->b->off + i->off + i->len;
+	as_alu_load(a, OP_CMP, 8, S0, rm_mem(RSP, 0));
+	as_jcc(a, CC_NE, t->j->ret_miss);
+	as_pop(a, S0);
+	as_lea(a, 8, S0, rm_mem(S0, (i32)-off));
+	as_store(a, 8, rm_abs(&t->hot->page), S0);
+	t->host = 0;
+	if (same_page(off))
+		link_jump(t, as_jmp(a, a->p), link_site(t, off));
+	else
+		tr_goto(t, off);
+}
+
+/* S1: return address, for landing() to compare with. */
+static void remember_return(struct tr *t)
+{
+	struct as *a = &t->a;
+	struct site *s = tr_site(t, SITE_DEEP);
+	as_push(a, S1);
+	as_alu_load(a, OP_CMP, 8, RSP, rm_abs(&t->hot->rsp_limit));
+	tr_stub(t, as_jcc(a, CC_BE, a->p), s);
+	s->retry = jit_off(t->j, a->p);
+	t->host = 0;
+}
+
+static void call_direct(struct tr *t, const struct insn *i)
+{
+	struct as *a = &t->a;
+	i64 to = target_of(t, i);
+	push_return(t, i);
+	struct site *s = same_page(to) || backward(t, to) ? link_site(t, to) : NULL;
+	if (backward(t, to))
+		poll(t, s);
+	remember_return(t);
+	if (same_page(to)) {
+		as_call(a, a->p);
+		link_jump(t, a->p - 4, s);
+	} else {
+		s = tr_site(t, SITE_JUMP);
+		s->far = true;
+		as_lea(a, 8, S0, rm_mem(S1, (i32)(to - (t->b->off + i->off + i->len))));
+		s->retry = jit_off(t->j, a->p);
+		lookup(t, s);
+		as_gs(a);
+		as_ins(a, 0, 4, 0xff, DIGIT | 2, rm_index(S1, 3, JUMP_AT(code)), 0);
+	}
+	landing(t, i);
+}
+
 bool e_call(struct tr *t, const struct insn *i)
 {
 	struct as *a = &t->a;
 	if (i->opsize != 8 || i->aux8 > TO_MEM)
 		return false;
-	if (i->aux8 == TO_REL && !reaches(target_of(t, i)))
+	if (i->aux8 == TO_REL && (!reaches(target_of(t, i)) || !reaches(i->imm - i->disp)))
 		return false;
 	tr_flags_save(t);
 	t->ended = true;
 	if (i->aux8 == TO_REL) {
-		push_return(t, i);
-		tr_goto(t, target_of(t, i));
+		call_direct(t, i);
 		return true;
 	}
 	if (!read_target(t, i))
 		return false;
 	lookup_or_resume(t);
 	as_store(a, 8, rm_abs(&t->hot->tmp), S0);
-	as_load(a, 8, S1, rm_sib(BANK, S1, 0, JUMP_AT(code)));
+	as_gs(a);
+	as_load(a, 8, S1, rm_index(S1, 3, JUMP_AT(code)));
 	as_store(a, 8, rm_abs(&t->hot->tmp2), S1);
 	push_return(t, i);
+	remember_return(t);
 	as_load(a, 8, S0, rm_abs(&t->hot->tmp));
-	as_ins(a, 0, 4, 0xff, DIGIT | 4, rm_abs(&t->hot->tmp2), 0);
+	as_ins(a, 0, 4, 0xff, DIGIT | 2, rm_abs(&t->hot->tmp2), 0);
+	landing(t, i);
 	return true;
 }
 
@@ -183,8 +255,9 @@ bool e_ret(struct tr *t, const struct insn *i)
 	as_mov(a, 8, S0, jit_home[GPR_RSP]);
 	tr_probe(t, 8, false);
 	as_load(a, 8, S0, rm_mem(S0, 0));
-	lookup_or_resume(t);
+	out_of_time(t, tr_site(t, SITE_RESUME));
 	as_lea(a, 8, jit_home[GPR_RSP], rm_mem(jit_home[GPR_RSP], 8 + (u16)i->imm));
-	jump_found(t);
+	as_lea(a, 8, S1, rm_abs(tr_site(t, SITE_RET)));
+	as8(a, 0xc3);
 	return true;
 }

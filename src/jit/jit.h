@@ -13,7 +13,7 @@
 /* ---- register plan ---- */
 #define S0 R10    /* scratch: addresses */
 #define S1 R11    /* scratch */
-#define BANK R9   /* struct tlb_bank */
+#define HOST R9   /* host address that a group's accesses share, see group.c; survives a site that comes back */
 #define LEFT R15  /* instructions left until service; signed */
 #define NO_HOME 0xff
 extern const u8 jit_home[16]; /* host register of each guest register, or NO_HOME: it stays in cpu->arch.gpr */
@@ -48,6 +48,8 @@ enum site_kind {
 	SITE_FLAGS,            /* make arch.cc valid */
 	SITE_LOG,              /* lockstep: a store is about to happen at S0 */
 	SITE_GONE,             /* entered a block that has died; S0: rip */
+	SITE_RET,              /* a RET whose target the host's stack does not know; S0: rip, hot->ret: its site */
+	SITE_DEEP,             /* the host's stack has many return addresses */
 };
 /* Offsets instead of pointers: there are as many sites as instructions. */
 struct site {
@@ -85,7 +87,9 @@ struct hot {
 	u32 lazy_op;            /* recipe_op << 4 | size; 0: arch.cc is valid */
 	u32 vec_ok;             /* VEC_OK_*: what may run */
 	u64 lazy_a, lazy_b;
-	u64 s0, s1;             /* scratch registers as a site left them */
+	u64 s0, s1, host;       /* S0, S1, HOST as a site left them */
+	u64 rsp, rsp_base, rsp_limit; /* of the host: as a site left it; no return addresses; and when there are too many */
+	const struct site *ret; /* of the last RET */
 	u64 tmp, tmp2;
 	const struct site *site;
 	void *on_site;
@@ -102,13 +106,15 @@ struct jit {
 	u8 *first, *next;       /* code: first byte after the thunks, free space up to */
 	u8 *sites;              /* sites, downwards from the end */
 	u8 *enter, *out, *out_vec, *gone; /* thunks: into host code; from a site to C */
+	u8 *ret_miss;           /* a return to another place than the host's stack says; S0: rip, S1: the RET's site */
+	u32 jump_gen;           /* c->tlb->jump_gen when the host's stack was empty */
 	struct code *all;
 	u64 base;               /* icount = base - left */
 	/* What a site decided when it left host code: */
 	const struct insn *resume; /* the interpreter goes on here; else */
 	enum step step;         /* STEP_END: at arch.rip */
 	struct site *link;      /* direct jump that wants to know its target */
-	bool avx, bmi2;
+	bool avx, bmi2, fsgsbase;
 	bool lockstep;
 	u8 *rewritten;          /* per frame: how often its host code died, up to 255 */
 	struct jit_stats stats;

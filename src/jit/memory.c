@@ -2,9 +2,9 @@
  * compare:
  *
  *   lea  S0, address        rorx S1, S0, 7        and S1d, 1023 * 32
- *   xor  S0, [BANK + S1]    (offset in the page if the tag is right, else something above)
+ *   xor  S0, gs:[S1]        (offset in the page if the tag is right, else something above)
  *   cmp  S0, 4096 - size    ja miss
- *   add  S0, [BANK + S1 + host]
+ *   add  S0, gs:[S1 + host]
  *
  * A miss goes to C, which fills the entry if it can and tries the instruction again, or has the interpreter go on with it. */
 #include "jit/tr.h"
@@ -86,10 +86,12 @@ void tr_probe(struct tr *t, unsigned size, bool write)
 		as8(a, 7);
 	}
 	as_alu_imm(a, 0, OP_AND, 4, rm_reg(S1), 0x7fe0);
-	as_alu_load(a, OP_XOR, 8, S0, rm_sib(BANK, S1, 0, write ? offsetof(struct tlb_fast, w) : offsetof(struct tlb_fast, r)));
+	as_gs(a);
+	as_alu_load(a, OP_XOR, 8, S0, rm_mem(S1, write ? offsetof(struct tlb_fast, w) : offsetof(struct tlb_fast, r)));
 	as_alu_imm(a, 0, OP_CMP, 8, rm_reg(S0), 4096 - size);
 	tr_stub(t, as_jcc(a, CC_A, a->p), s);
-	as_alu_load(a, OP_ADD, 8, S0, rm_sib(BANK, S1, 0, offsetof(struct tlb_fast, host)));
+	as_gs(a);
+	as_alu_load(a, OP_ADD, 8, S0, rm_mem(S1, offsetof(struct tlb_fast, host)));
 	t->host = 0;
 	if (t->j->lockstep && write) {
 		s = tr_site(t, SITE_LOG);

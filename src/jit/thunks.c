@@ -3,7 +3,9 @@
  *   enter(code, rip)   C calls it: saves what C wants kept, loads the guest, jumps to code. Returns when a site decides to leave.
  *   out                a stub calls it; behind the return address is the distance to the site. Stores the guest, asks jit_on_site(), and goes on where
  *                      that says, or leaves. */
-#include "jit/jit.h"
+#include "jit/tr.h"
+
+#define DEEP 65536 /* bytes of the thread's stack for return addresses */
 
 static const u8 callee_saved[] = { RBX, RBP, R12, R13, R14, R15 };
 
@@ -21,18 +23,23 @@ static void move_guest(struct as *a, struct cpu *c, bool load)
 
 static void load_guest(struct as *a, struct cpu *c, struct hot *h)
 {
-	as_load(a, 8, BANK, rm_abs(&h->bank));
+	as_load(a, 8, HOST, rm_abs(&h->host));
 	as_load(a, 8, LEFT, rm_abs(&h->left));
 	move_guest(a, c, true);
 }
 
-static void make_enter(struct as *a, struct cpu *c, struct hot *h)
+static void make_enter(struct as *a, struct cpu *c, struct hot *h, const u8 *ret_empty)
 {
 	for (unsigned n = 0; n < sizeof callee_saved; n++)
 		as_push(a, callee_saved[n]);
 	as_alu_imm(a, 0, OP_SUB, 8, rm_reg(RSP), 8); /* host code runs with the stack aligned */
 	as_mov(a, 8, S1, RDI);
 	as_mov(a, 8, S0, RSI);
+	as_lea(a, 8, RAX, rm_abs(ret_empty));
+	as_push(a, RAX);
+	as_store(a, 8, rm_abs(&h->rsp_base), RSP);
+	as_lea(a, 8, RAX, rm_mem(RSP, -DEEP));
+	as_store(a, 8, rm_abs(&h->rsp_limit), RAX);
 	load_guest(a, c, h);
 	as_ins(a, 0, 4, 0xff, DIGIT | 4, rm_reg(S1), 0);
 }
@@ -65,7 +72,10 @@ static void make_out(struct as *a, struct cpu *c, struct hot *h, bool vec)
 		move_vec(a, j, false);
 	as_store(a, 8, rm_abs(&h->s0), S0);
 	as_store(a, 8, rm_abs(&h->s1), S1);
+	as_store(a, 8, rm_abs(&h->host), HOST);
 	as_pop(a, S0);
+	as_store(a, 8, rm_abs(&h->rsp), RSP);
+	as_alu_imm(a, 0, OP_AND, 8, rm_reg(RSP), (u64)-16);
 	as_ins(a, 0, 8, 0x63, S1, rm_mem(S0, 0), 0); /* movsxd */
 	move_guest(a, c, false);
 	as_store(a, 8, rm_abs(&h->left), LEFT);
@@ -75,28 +85,44 @@ static void make_out(struct as *a, struct cpu *c, struct hot *h, bool vec)
 	as_mov(a, 8, S1, RAX);
 	as_alu_load(a, OP_TEST, 8, RAX, rm_reg(RAX));
 	u8 *leave = as_jcc(a, CC_E, a->p);
+	as_load(a, 8, RSP, rm_abs(&h->rsp));
 	as_load(a, 8, S0, rm_abs(&h->s0));
 	if (vec)
 		move_vec(a, j, true);
 	load_guest(a, c, h);
 	as_ins(a, 0, 4, 0xff, DIGIT | 4, rm_reg(S1), 0);
 	as_aim(leave, a->p);
-	as_alu_imm(a, 0, OP_ADD, 8, rm_reg(RSP), 8);
+	as_load(a, 8, RSP, rm_abs(&h->rsp_base));
+	as_alu_imm(a, 0, OP_ADD, 8, rm_reg(RSP), 16);
 	for (unsigned n = sizeof callee_saved; n-- > 0;)
 		as_pop(a, callee_saved[n]);
 	as8(a, 0xc3);
 }
 
-/* Where far entries of dead blocks lead. */
-static void make_gone(struct as *a, struct jit *j)
+/* Leaves at a site that belongs to no block. */
+static void leave_as(struct as *a, struct jit *j, enum site_kind kind)
 {
 	as_call(a, j->out);
 	struct site *s = (struct site *)align_up((uintptr_t)a->p + 4, _Alignof(struct site));
 	as32(a, (u32)((u8 *)s - a->p));
 	a->p = (u8 *)s;
 	memset(s, 0, sizeof *s);
-	s->kind = SITE_GONE;
+	s->kind = (u8)kind;
 	a->p += sizeof *s;
+}
+
+/* ret_empty is what lies at the bottom of the host's stack. What is on the stack is of no more use: start anew, and look the address up. */
+static u8 *make_ret_miss(struct as *a, struct jit *j)
+{
+	u8 *ret_empty = a->p;
+	j->ret_miss = a->p;
+	as_store(a, 8, rm_abs(&j->hot->ret), S1);
+	as_load(a, 8, RSP, rm_abs(&j->hot->rsp_base));
+	u8 *miss = flow_lookup(a, j);
+	flow_jump_found(a);
+	as_aim(miss, a->p);
+	leave_as(a, j, SITE_RET);
+	return ret_empty;
 }
 
 void jit_make_thunks(struct cpu *c)
@@ -104,13 +130,15 @@ void jit_make_thunks(struct cpu *c)
 	struct jit *j = jit_of(c);
 	struct as a = { j->first, j->arena_end };
 	j->hot->on_site = (void *)jit_on_site;
-	j->enter = a.p;
-	make_enter(&a, c, j->hot);
-	j->out = a.p = (u8 *)align_up((uintptr_t)a.p, 64);
+	j->out = a.p;
 	make_out(&a, c, j->hot, false);
 	j->out_vec = a.p = (u8 *)align_up((uintptr_t)a.p, 64);
 	make_out(&a, c, j->hot, true);
 	j->gone = a.p = (u8 *)align_up((uintptr_t)a.p, 64);
-	make_gone(&a, j);
+	leave_as(&a, j, SITE_GONE); /* where far entries of dead blocks lead */
+	a.p = (u8 *)align_up((uintptr_t)a.p, 64);
+	u8 *ret_empty = make_ret_miss(&a, j);
+	j->enter = a.p = (u8 *)align_up((uintptr_t)a.p, 64);
+	make_enter(&a, c, j->hot, ret_empty);
 	j->first = (u8 *)align_up((uintptr_t)a.p, 64);
 }

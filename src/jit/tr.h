@@ -120,6 +120,9 @@ static inline struct recipe rc_none(void) { return (struct recipe){ .op = RC_NON
 
 /* ---- flow.c ---- */
 void tr_goto(struct tr *t, i64 off); /* end of the block: to page + off */
+/* S0 = rip -> S1, for flow_jump_found(); flags change. Returns the place of a jump that wants to be aimed at what happens when the table does not know it. */
+u8 *flow_lookup(struct as *a, const struct jit *j);
+void flow_jump_found(struct as *a);
 emit_fn e_jcc, e_jmp, e_call, e_ret;
 
 #endif
