@@ -18,7 +18,10 @@ static struct vm *signalled_vm;
 static void on_signal(int sig)
 {
 	u64 one = 1;
-	signalled_vm->quit_signal = sig;
+	if (sig == SIGCONT)
+		signalled_vm->resume_signal = 1;
+	else
+		signalled_vm->quit_signal = sig;
 	if (write(signalled_vm->event_fd, &one, sizeof one) < 0)
 		return;
 }
@@ -134,6 +137,7 @@ static void catch_signals(struct vm *vm)
 	sigaction(SIGINT, &sa, NULL);
 	sigaction(SIGTERM, &sa, NULL);
 	sigaction(SIGHUP, &sa, NULL);
+	sigaction(SIGCONT, &sa, NULL);
 	signal(SIGPIPE, SIG_IGN);
 }
 

@@ -1,66 +1,10 @@
-/* Raw disk images. */
+/* Transfers to and from open files. */
 #include "host/file.h"
-#include "base/log.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
-#include <linux/fs.h>
-#include <sys/file.h>
-#include <sys/ioctl.h>
-#include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
-
-static int complain(struct file *f, int err, const char *path, const char *what)
-{
-	log_error("disk \"%s\": %s", path, what);
-	if (f->fd >= 0)
-		close(f->fd);
-	f->fd = -1;
-	return -err;
-}
-
-static int check_kind(struct file *f, const char *path)
-{
-	struct stat st;
-
-	if (fstat(f->fd, &st) < 0)
-		return complain(f, errno, path, strerror(errno));
-	if (S_ISREG(st.st_mode)) {
-		f->size = (u64)st.st_size;
-		return 0;
-	}
-	if (!S_ISBLK(st.st_mode))
-		return complain(f, EINVAL, path, "is neither a regular file nor a block device");
-	if (ioctl(f->fd, BLKGETSIZE64, &f->size) < 0)
-		return complain(f, errno, path, strerror(errno));
-	return 0;
-}
-
-int file_open_disk(struct file *f, const char *path, bool read_only)
-{
-	int err;
-
-	*f = (struct file){ .fd = open(path, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK), .read_only = read_only };
-	if (f->fd < 0) {
-		err = errno;
-		log_error("disk \"%s\": cannot open for %s: %s", path, read_only ? "reading" : "reading and writing", strerror(err));
-		return -err;
-	}
-	err = check_kind(f, path);
-	if (err)
-		return err;
-	if (f->size == 0)
-		return complain(f, EINVAL, path, "is empty");
-	if (f->size % FILE_SECTOR) {
-		log_error("disk \"%s\": %llu bytes is not a multiple of %d", path, (unsigned long long)f->size, FILE_SECTOR);
-		close(f->fd);
-		f->fd = -1;
-		return -EINVAL;
-	}
-	if (flock(f->fd, (read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) < 0)
-		return complain(f, errno, path, errno == EWOULDBLOCK ? "is in use by another VM or program" : strerror(errno));
-	return 0;
-}
 
 void file_close(struct file *f)
 {
@@ -83,13 +27,13 @@ static void iov_advance(struct iovec **iov, int *n, size_t done)
 	}
 }
 
-typedef ssize_t (*transfer_fn)(int fd, const struct iovec *iov, int n, off_t at);
+typedef ssize_t (*transfer_fn)(int fd, const struct iovec *iov, int n, off_t at, int flags);
 
-static int transfer(struct file *f, struct iovec *iov, int n, u64 at, transfer_fn fn)
+static int transfer(struct file *f, struct iovec *iov, int n, u64 at, transfer_fn fn, int flags)
 {
 	iov_advance(&iov, &n, 0);
 	while (n > 0) {
-		ssize_t done = fn(f->fd, iov, n < 1024 ? n : 1024, (off_t)at);
+		ssize_t done = fn(f->fd, iov, n < 1024 ? n : 1024, (off_t)at, flags);
 
 		if (done < 0 && errno == EINTR)
 			continue;
@@ -105,12 +49,30 @@ static int transfer(struct file *f, struct iovec *iov, int n, u64 at, transfer_f
 
 int file_read(struct file *f, struct iovec *iov, int n, u64 at)
 {
-	return transfer(f, iov, n, at, preadv);
+	return transfer(f, iov, n, at, preadv2, 0);
 }
 
 int file_write(struct file *f, struct iovec *iov, int n, u64 at)
 {
-	return f->read_only ? -EROFS : transfer(f, iov, n, at, pwritev);
+	return f->read_only ? -EROFS : transfer(f, iov, n, at, pwritev2, 0);
+}
+
+int file_write_through(struct file *f, struct iovec *iov, int n, u64 at)
+{
+	return f->read_only ? -EROFS : transfer(f, iov, n, at, pwritev2, RWF_DSYNC);
+}
+
+/* Part of the data may be in the page cache: then all of it is read again, in the ordinary way. */
+int file_read_at_once(struct file *f, const struct iovec *iov, int n, u64 at, u64 len)
+{
+	ssize_t got;
+
+	if (__atomic_load_n(&f->no_nowait, __ATOMIC_RELAXED))
+		return -EAGAIN;
+	got = preadv2(f->fd, iov, n, (off_t)at, RWF_NOWAIT);
+	if (got < 0 && errno != EAGAIN && errno != EINTR)
+		__atomic_store_n(&f->no_nowait, true, __ATOMIC_RELAXED);
+	return got == (ssize_t)len ? 0 : -EAGAIN;
 }
 
 int file_flush(struct file *f)

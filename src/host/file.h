@@ -1,5 +1,4 @@
-/* Raw disk images and other files that the user named. Failures travel as negative errno; file_open_disk logs one
- * line that names the file and what to do. Not here: image formats. */
+/* Transfers to and from files that are open already. Failures travel as negative errno. Not here: opening and image formats (disk.h). */
 #ifndef NB_HOST_FILE_H
 #define NB_HOST_FILE_H
 
@@ -12,18 +11,19 @@ struct file {
 	int fd;
 	u64 size; /* bytes, a multiple of FILE_SECTOR; fixed while open */
 	bool read_only;
-	bool no_punch, no_zero_range; /* the file system refused once; atomic hints */
+	bool no_punch, no_zero_range, no_nowait; /* the file system refused once; atomic hints */
 };
 
-/* Opens a raw image (regular file or block device) and locks it: shared for read_only, else exclusive. 0 or -errno
- * with one log line. */
-int file_open_disk(struct file *f, const char *path, bool read_only);
 void file_close(struct file *f);
 
 /* Transfer all of iov at byte offset `at`. 0 or -errno; a file that has become too short is -EIO. iov is changed.
  * Any thread. */
 int file_read(struct file *f, struct iovec *iov, int n, u64 at);
 int file_write(struct file *f, struct iovec *iov, int n, u64 at);
+/* As file_write; the data is on stable storage afterwards. */
+int file_write_through(struct file *f, struct iovec *iov, int n, u64 at);
+/* Reads len bytes, the whole of iov, if they need not be waited for. 0, or -EAGAIN: then iov's content is undefined. */
+int file_read_at_once(struct file *f, const struct iovec *iov, int n, u64 at, u64 len);
 /* Data of all earlier writes is on stable storage. */
 int file_flush(struct file *f);
 /* The range's content no longer matters; may do nothing. */

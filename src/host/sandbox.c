@@ -17,6 +17,7 @@ static const int always[] = {
 	SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn), SCMP_SYS(sigaltstack),
 	/* files that are open already: console, disks, logs */
 	SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(pread64), SCMP_SYS(pwrite64), SCMP_SYS(preadv), SCMP_SYS(pwritev),
+	SCMP_SYS(preadv2), SCMP_SYS(pwritev2),
 	SCMP_SYS(fsync), SCMP_SYS(fdatasync), SCMP_SYS(fallocate), SCMP_SYS(ftruncate), SCMP_SYS(lseek), SCMP_SYS(close), SCMP_SYS(fstat),
 	SCMP_SYS(newfstatat), SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(flock), SCMP_SYS(fcntl),
 	/* terminal back to its old mode at exit */
@@ -34,6 +35,10 @@ static const int connects[] = {
 	SCMP_SYS(socket), SCMP_SYS(connect), SCMP_SYS(bind), SCMP_SYS(listen), SCMP_SYS(accept), SCMP_SYS(accept4), SCMP_SYS(sendmsg), SCMP_SYS(recvmsg),
 	SCMP_SYS(sendto), SCMP_SYS(recvfrom), SCMP_SYS(shutdown), SCMP_SYS(getsockopt), SCMP_SYS(setsockopt), SCMP_SYS(getsockname),
 	SCMP_SYS(getpeername), SCMP_SYS(select), SCMP_SYS(pselect6),
+};
+/* NBD on connected sockets, and the end of the server, our child */
+static const int disk_server[] = {
+	SCMP_SYS(sendto), SCMP_SYS(recvfrom), SCMP_SYS(shutdown), SCMP_SYS(pidfd_send_signal), SCMP_SYS(waitid),
 };
 static const int files[] = {
 	SCMP_SYS(openat), SCMP_SYS(unlinkat), SCMP_SYS(unlink), SCMP_SYS(renameat), SCMP_SYS(renameat2), SCMP_SYS(rename), SCMP_SYS(mkdirat),
@@ -61,6 +66,8 @@ int host_sandbox_enter(unsigned promises)
 		err = allow(ctx, serve, array_len(serve));
 	if (!err && (promises & SANDBOX_CONNECT))
 		err = allow(ctx, connects, array_len(connects));
+	if (!err && (promises & SANDBOX_DISK_SERVER))
+		err = allow(ctx, disk_server, array_len(disk_server));
 	if (!err && (promises & SANDBOX_FILES))
 		err = allow(ctx, files, array_len(files));
 	if (!err)

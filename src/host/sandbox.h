@@ -6,6 +6,7 @@
 #define SANDBOX_SERVE 1u   /* accept on sockets that listen already; messages, also with descriptors, on connected ones */
 #define SANDBOX_CONNECT 2u /* make, bind and connect sockets: user-mode networking */
 #define SANDBOX_FILES 4u   /* open, make, rename and remove files */
+#define SANDBOX_DISK_SERVER 8u /* talk with a program that serves disk images, and end it */
 
 /* Confines this process (all threads, also later ones): only the system calls in sandbox.c's table whose promise is in `promises`. A forbidden
  * call kills the process and leaves its number in the core's audit record. Returns 0 or -errno with one log line; a kernel without

@@ -1,10 +1,11 @@
-/* virtio-blk: queues, worker thread, life. */
+/* virtio-blk: queues, requests in flight, life. */
 #include "virtio/virtio_blk_io.h"
-#include "base/log.h"
-#include <signal.h>
 #include <stdlib.h>
+#include <time.h>
 
-enum { QUEUE_SIZE = 128 };
+STATE_DESC(virtio_blk_regs, VIRTIO_BLK_STATE);
+
+enum { QUEUE_SIZE = 256, AT_ONCE_BYTES = 128 << 10 /* more than that would keep the bus for long */ };
 #define F_SEG_MAX BIT(2)
 #define F_RO BIT(5)
 #define F_BLK_SIZE BIT(6)
@@ -17,10 +18,7 @@ enum { QUEUE_SIZE = 128 };
 enum { CFG_CAPACITY = 0, CFG_SEG_MAX = 12, CFG_BLK_SIZE = 20, CFG_NUM_QUEUES = 34, CFG_DISCARD_SECTORS = 36, CFG_DISCARD_SEGS = 40,
 	CFG_DISCARD_ALIGN = 44, CFG_ZEROES_SECTORS = 48, CFG_ZEROES_SEGS = 52, CFG_ZEROES_UNMAP = 56, CFG_BYTES = 60 };
 
-static struct virtio_blk *blk_of(struct virtio_device *v)
-{
-	return container_of(v, struct virtio_blk, v);
-}
+static struct virtio_blk *blk_of(struct virtio_device *v) { return container_of(v, struct virtio_blk, v); }
 
 static void list_init(struct virtio_blk_list *l)
 {
@@ -53,32 +51,72 @@ static void request_free(struct virtio_blk *b, struct virtio_blk_request *r)
 	b->free = r;
 }
 
+/* ---- from the queue to the disk; bus->lock held ---- */
+static void give_back(struct virtio_blk *b, struct virtio_blk_request *r)
+{
+	virtio_push(&b->v, r->queue, r->chain.head, virtio_blk_complete(b, r));
+	request_free(b, r);
+}
+
+static bool done_at_once(struct virtio_blk *b, struct virtio_blk_request *r)
+{
+	int err;
+
+	if (r->disk.op != DISK_READ || r->data_len > AT_ONCE_BYTES || !disk_read_at_once(b->disk, &r->disk, &err))
+		return false;
+	virtio_blk_result(r, err);
+	return true;
+}
+
+/* Whether it has been given back already. */
+static bool start_request(struct virtio_blk *b, struct virtio_blk_request *r)
+{
+	if (!virtio_blk_next(b, r) || done_at_once(b, r)) {
+		give_back(b, r);
+		return true;
+	}
+	pthread_mutex_lock(&b->lock);
+	b->in_flight++;
+	pthread_mutex_unlock(&b->lock);
+	disk_submit(b->disk, &r->disk);
+	return false;
+}
+
+/* The first free request, whose chain has been filled in, if it is one. */
+static struct virtio_blk_request *parse_request(struct virtio_blk *b, unsigned n)
+{
+	struct virtio_blk_request *r = b->free;
+
+	if (!virtio_blk_parse(b, r)) {
+		virtio_broken(&b->v, "block request without header or status");
+		return NULL;
+	}
+	b->free = r->next;
+	r->queue = n;
+	return r;
+}
+
 /* Takes chains while there are free requests; what stays in the ring is taken when one completes. */
 static void take_requests(struct virtio_blk *b, unsigned n)
 {
+	bool signal = false;
+
 	do {
 		while (b->free && virtio_pop(&b->v, n, &b->free->chain)) {
-			struct virtio_blk_request *r = b->free;
+			struct virtio_blk_request *r = parse_request(b, n);
 
-			if (!virtio_blk_parse(b, r)) {
-				virtio_broken(&b->v, "block request without header or status");
+			if (!r)
 				return;
-			}
-			b->free = r->next;
-			r->queue = n;
-			pthread_mutex_lock(&b->lock);
-			list_add(&b->todo, r);
-			pthread_cond_signal(&b->work);
-			pthread_mutex_unlock(&b->lock);
+			signal |= start_request(b, r);
 		}
 	} while (b->free && virtio_arm_notify(&b->v, n));
+	if (signal)
+		virtio_signal(&b->v, n);
 }
 
-static void blk_notify(struct virtio_device *v, unsigned n)
-{
-	take_requests(blk_of(v), n);
-}
+static void blk_notify(struct virtio_device *v, unsigned n) { take_requests(blk_of(v), n); }
 
+/* ---- and back ---- */
 /* bus->lock held. Gives finished requests back and takes new ones. */
 static void complete_done(struct virtio_blk *b)
 {
@@ -87,13 +125,14 @@ static void complete_done(struct virtio_blk *b)
 	for (;;) {
 		pthread_mutex_lock(&b->lock);
 		struct virtio_blk_request *r = list_take(&b->done);
-		pthread_mutex_unlock(&b->lock);
 
 		if (!r)
+			b->completing = false;
+		pthread_mutex_unlock(&b->lock);
+		if (!r)
 			break;
-		virtio_push(&b->v, r->queue, r->chain.head, virtio_blk_complete(b, r));
 		touched |= 1u << r->queue;
-		request_free(b, r);
+		give_back(b, r);
 	}
 	for (unsigned n = 0; n < b->v.nqueues; n++)
 		if (touched & (1u << n))
@@ -102,59 +141,102 @@ static void complete_done(struct virtio_blk *b)
 		take_requests(b, n);
 }
 
-/* b->lock held; drops it meanwhile. */
-static void work_one(struct virtio_blk *b, struct virtio_blk_request *r)
+/* In a worker's thread, without locks. One worker gives back what several have done. */
+static void request_done(struct disk_request *d, int err)
 {
-	b->active = true;
-	pthread_mutex_unlock(&b->lock);
-	virtio_blk_execute(b, r);
+	struct virtio_blk_request *r = container_of(d, struct virtio_blk_request, disk);
+	struct virtio_blk *b = r->blk;
+	struct bus *bus = b->v.bus;
+	bool mine;
+
+	virtio_blk_result(r, err);
+	if (virtio_blk_next(b, r)) {
+		disk_submit(b->disk, &r->disk);
+		return;
+	}
 	pthread_mutex_lock(&b->lock);
 	list_add(&b->done, r);
-	b->active = false;
+	b->in_flight--;
+	mine = !b->completing;
+	b->completing = true;
+	b->returning += mine;
 	pthread_cond_broadcast(&b->idle);
-}
-
-static void *worker(void *opaque)
-{
-	struct virtio_blk *b = opaque;
-
-	pthread_mutex_lock(&b->lock);
-	while (!b->stop) {
-		struct virtio_blk_request *r = list_take(&b->todo);
-
-		if (!r) {
-			pthread_cond_wait(&b->work, &b->lock);
-			continue;
-		}
-		work_one(b, r);
-		pthread_mutex_unlock(&b->lock);
-		pthread_mutex_lock(&b->v.bus->lock);
-		complete_done(b);
-		pthread_mutex_unlock(&b->v.bus->lock);
-		pthread_mutex_lock(&b->lock);
-	}
 	pthread_mutex_unlock(&b->lock);
-	return NULL;
+	if (!mine)
+		return;
+	pthread_mutex_lock(&bus->lock);
+	complete_done(b);
+	pthread_mutex_unlock(&bus->lock);
+	pthread_mutex_lock(&b->lock);
+	b->returning--;
+	pthread_cond_broadcast(&b->idle);
+	pthread_mutex_unlock(&b->lock);
 }
 
-/* bus->lock held. Requests not yet begun are dropped, one being done is waited for (the worker needs no bus->lock to
- * finish it), and none is given back: the rings are no longer ours. */
-static void blk_reset(struct virtio_device *v)
+/* ---- reset, saving, loading ---- */
+/* b->lock held. A request may be held by the disk meanwhile, which nobody tells us: so look again from time to time. */
+static void wait_idle(struct virtio_blk *b)
 {
-	struct virtio_blk *b = blk_of(v);
+	struct timespec until;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_nsec += 10000000;
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_nsec -= 1000000000;
+		until.tv_sec++;
+	}
+	pthread_cond_timedwait(&b->idle, &b->lock, &until);
+}
+
+/* bus->lock held. Takes back what has not begun, waits for what has (the workers need no bus->lock to finish it), and gives nothing
+ * back: the rings are no longer ours. */
+static void forget_all(struct virtio_blk *b)
+{
 	struct virtio_blk_request *r;
 
 	pthread_mutex_lock(&b->lock);
-	while ((r = list_take(&b->todo)))
-		request_free(b, r);
-	while (b->active)
-		pthread_cond_wait(&b->idle, &b->lock);
+	for (;;) {
+		struct disk_request *d = disk_cancel(b->disk, b);
+
+		while (d) {
+			r = container_of(d, struct virtio_blk_request, disk);
+			d = d->next;
+			request_free(b, r);
+			b->in_flight--;
+		}
+		if (!b->in_flight)
+			break;
+		wait_idle(b);
+	}
 	while ((r = list_take(&b->done)))
 		request_free(b, r);
 	pthread_mutex_unlock(&b->lock);
 }
 
-/* bus->lock not held. Afterwards everything taken from the rings has been given back. */
+static void blk_reset(struct virtio_device *v)
+{
+	struct virtio_blk *b = blk_of(v);
+
+	forget_all(b);
+	memset(&b->regs, 0, sizeof(b->regs));
+}
+
+/* bus->lock held, nothing moves: those that the disk has are held. */
+static void note_held(struct virtio_blk *b)
+{
+	memset(&b->regs, 0, sizeof(b->regs));
+	for (unsigned i = 0; i < VIRTIO_BLK_REQUESTS; i++) {
+		struct virtio_blk_request *r = &b->requests[i];
+		bool free = false;
+
+		for (struct virtio_blk_request *f = b->free; f && !free; f = f->next)
+			free = f == r;
+		if (!free)
+			b->regs.held[b->regs.held_count++] = r->queue << 16 | r->chain.head;
+	}
+}
+
+/* bus->lock not held. Afterwards everything taken from the rings has been given back, or is held and stands in the registers. */
 static void blk_quiesce(struct virtio_device *v)
 {
 	struct virtio_blk *b = blk_of(v);
@@ -162,41 +244,64 @@ static void blk_quiesce(struct virtio_device *v)
 
 	while (busy) {
 		pthread_mutex_lock(&b->lock);
-		while (b->active || b->todo.first)
-			pthread_cond_wait(&b->idle, &b->lock);
+		while (b->in_flight > disk_held(b->disk, b))
+			wait_idle(b);
 		pthread_mutex_unlock(&b->lock);
 		pthread_mutex_lock(&b->v.bus->lock);
 		complete_done(b);
 		pthread_mutex_lock(&b->lock);
-		busy = b->active || b->todo.first || b->done.first;
+		busy = b->in_flight > disk_held(b->disk, b) || b->done.first;
 		pthread_mutex_unlock(&b->lock);
+		if (!busy)
+			note_held(b);
 		pthread_mutex_unlock(&b->v.bus->lock);
 	}
+}
+
+/* Requests that were held when the state was saved are done again. */
+static void blk_loaded(void *dev)
+{
+	struct virtio_blk *b = dev;
+
+	forget_all(b);
+	if (b->regs.held_count > VIRTIO_BLK_REQUESTS)
+		b->regs.held_count = 0;
+	for (unsigned i = 0; i < b->regs.held_count && b->free; i++) {
+		unsigned n = b->regs.held[i] >> 16;
+		struct virtio_blk_request *r = NULL;
+
+		if (virtio_pop_again(&b->v, n, (u16)b->regs.held[i], &b->free->chain))
+			r = parse_request(b, n);
+		if (r && start_request(b, r))
+			virtio_signal(&b->v, n);
+	}
+	memset(&b->regs, 0, sizeof(b->regs));
 }
 
 static void blk_destroy(struct virtio_device *v)
 {
 	struct virtio_blk *b = blk_of(v);
 
+	pthread_mutex_lock(&v->bus->lock);
+	forget_all(b);
+	pthread_mutex_unlock(&v->bus->lock);
 	pthread_mutex_lock(&b->lock);
-	b->stop = true;
-	pthread_cond_signal(&b->work);
+	while (b->returning) /* a worker may be on its way to give back what is no longer there */
+		wait_idle(b);
 	pthread_mutex_unlock(&b->lock);
-	pthread_join(b->thread, NULL);
-	pthread_cond_destroy(&b->work);
 	pthread_cond_destroy(&b->idle);
 	pthread_mutex_destroy(&b->lock);
-	file_close(&b->file);
 	free(b->requests);
 	free(b);
 }
 
+/* ---- construction ---- */
 static void fill_config(struct virtio_blk *b)
 {
 	const struct { u8 off, size; u64 value; } row[] = {
-		{ CFG_CAPACITY, 8, b->file.size / FILE_SECTOR },
+		{ CFG_CAPACITY, 8, disk_size(b->disk) / DISK_SECTOR },
 		{ CFG_SEG_MAX, 4, BLK_SEG_MAX },
-		{ CFG_BLK_SIZE, 4, FILE_SECTOR },
+		{ CFG_BLK_SIZE, 4, DISK_SECTOR },
 		{ CFG_NUM_QUEUES, 2, b->v.nqueues },
 		{ CFG_DISCARD_SECTORS, 4, BLK_MAX_RANGE_SECTORS },
 		{ CFG_DISCARD_SEGS, 4, BLK_MAX_RANGES },
@@ -214,44 +319,27 @@ static const struct virtio_class blk_class = { .name = "virtio-blk", .id = 2, .c
 	.features = F_SEG_MAX | F_BLK_SIZE | F_FLUSH, .notify = blk_notify, .reset = blk_reset,
 	.quiesce = blk_quiesce, .destroy = blk_destroy };
 
-/* Signals are for the threads that the rest of the program chooses. */
-static int start_worker(struct virtio_blk *b)
-{
-	sigset_t all, old;
-	int err;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_BLOCK, &all, &old);
-	err = pthread_create(&b->thread, NULL, worker, b);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return err;
-}
-
 struct virtio_blk *virtio_blk_create(struct pci_host *h, unsigned slot, const struct virtio_blk_config *cfg)
 {
 	struct virtio_blk *b = dev_alloc(sizeof(*b));
-	u64 more = cfg->file.read_only ? F_RO : F_DISCARD | F_WRITE_ZEROES;
-	int err;
+	struct dev_instance inst = { .desc = &virtio_blk_regs_state, .regs = &b->regs, .dev = b, .loaded = blk_loaded };
+	u64 more = disk_read_only(cfg->disk) ? F_RO : F_DISCARD | F_WRITE_ZEROES;
 
-	b->file = cfg->file;
+	b->disk = cfg->disk;
 	b->requests = dev_alloc(VIRTIO_BLK_REQUESTS * sizeof(*b->requests));
-	for (unsigned i = 0; i < VIRTIO_BLK_REQUESTS; i++)
+	for (unsigned i = 0; i < VIRTIO_BLK_REQUESTS; i++) {
+		b->requests[i].blk = b;
+		b->requests[i].disk.done = request_done;
+		b->requests[i].disk.owner = b;
 		request_free(b, &b->requests[i]);
+	}
 	memcpy(b->id, cfg->id, strnlen(cfg->id, sizeof(b->id)));
-	list_init(&b->todo);
 	list_init(&b->done);
 	pthread_mutex_init(&b->lock, NULL);
-	pthread_cond_init(&b->work, NULL);
 	pthread_cond_init(&b->idle, NULL);
-	err = start_worker(b);
-	if (err) {
-		log_error("disk: cannot start its thread: %s", strerror(err));
-		file_close(&b->file);
-		free(b->requests);
-		free(b);
-		return NULL;
-	}
 	virtio_device_init(&b->v, h, slot, &blk_class, more | (cfg->queues > 1 ? F_MQ : 0), cfg->queues, QUEUE_SIZE, CFG_BYTES);
 	fill_config(b);
+	dev_list_unique_name(h->devs, "virtio-blk-held", inst.name, sizeof(inst.name));
+	dev_list_add(h->devs, &inst);
 	return b;
 }

@@ -73,6 +73,18 @@ void virtio_unpop(struct virtio_device *v, unsigned n)
 	v->regs.queue[n].last_avail--;
 }
 
+bool virtio_pop_again(struct virtio_device *v, unsigned n, u16 head, struct virtq_chain *c)
+{
+	if (!virtio_queue_ready(v, n))
+		return false;
+	struct virtq q = queue_of(v, n);
+
+	if (!virtq_read_chain(&q, head, c))
+		return true;
+	virtio_broken(v, "bad descriptor chain");
+	return false;
+}
+
 void virtio_push(struct virtio_device *v, unsigned n, u16 head, u32 len)
 {
 	if (!virtio_queue_ready(v, n))

@@ -67,6 +67,8 @@ bool virtio_queue_ready(const struct virtio_device *v, unsigned n);
 bool virtio_pop(struct virtio_device *v, unsigned n, struct virtq_chain *c);
 /* Puts the chain that virtio_pop just took back, to be popped again. */
 void virtio_unpop(struct virtio_device *v, unsigned n);
+/* A chain that was popped before the state was saved, once more. False: broken, as above. */
+bool virtio_pop_again(struct virtio_device *v, unsigned n, u16 head, struct virtq_chain *c);
 /* Gives it back, `len` bytes written, without an interrupt yet. */
 void virtio_push(struct virtio_device *v, unsigned n, u16 head, u32 len);
 /* Interrupts for what was pushed, if wanted. */

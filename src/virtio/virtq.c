@@ -101,6 +101,14 @@ static int walk(const struct virtq *q, struct virtq_chain *c)
 	}
 }
 
+int virtq_read_chain(struct virtq *q, u16 head, struct virtq_chain *c)
+{
+	c->head = head;
+	c->nout = c->nin = 0;
+	c->out_len = c->in_len = 0;
+	return walk(q, c);
+}
+
 int virtq_pop(struct virtq *q, struct virtq_chain *c)
 {
 	struct virtq_regs *r = q->r;
@@ -110,10 +118,7 @@ int virtq_pop(struct virtq *q, struct virtq_chain *c)
 		return 0;
 	if (ahead > r->size)
 		return -EINVAL;
-	c->head = ring_read16(q, r->avail + 4 + 2 * (u64)(r->last_avail % r->size));
-	c->nout = c->nin = 0;
-	c->out_len = c->in_len = 0;
-	if (walk(q, c))
+	if (virtq_read_chain(q, ring_read16(q, r->avail + 4 + 2 * (u64)(r->last_avail % r->size)), c))
 		return -EINVAL;
 	r->last_avail++;
 	return 1;

@@ -42,6 +42,8 @@ struct virtq_chain {
 /* Takes the next chain. 1, 0 when the ring is empty, or -EINVAL when the driver broke the rules (the device then
  * needs a reset). */
 int virtq_pop(struct virtq *q, struct virtq_chain *c);
+/* The chain that begins at `head` once more: one that was popped before its device's state was saved. 0 or -EINVAL. */
+int virtq_read_chain(struct virtq *q, u16 head, struct virtq_chain *c);
 /* Gives a chain back with `len` bytes written to it. */
 void virtq_push(struct virtq *q, u16 head, u32 len);
 /* Whether the driver wants an interrupt for what was pushed since the last call. */

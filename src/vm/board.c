@@ -15,6 +15,7 @@
 #include "dev/pci_testdev.h"
 #include "dev/q35_mch.h"
 #include "dev/uart16550.h"
+#include "host/sandbox.h"
 #include "irq/irq.h"
 #include "virtio/virtio_balloon.h"
 #include "virtio/virtio_blk.h"
@@ -34,6 +35,8 @@ enum { SLOT_FIRST_VIRTIO = 1, SLOT_BALLOON = 24, SLOT_GUEST_PORTS = 25, SLOT_TES
 
 struct board {
 	struct vm *vm;
+	struct disk *disks[VM_MAX_DISKS];
+	unsigned ndisks;
 	struct dev_list devs;
 	struct irq_system *irq;
 	struct pci_host *pci;
@@ -199,19 +202,41 @@ static void create_fw_cfg(struct board *b)
 	fw_cfg_add_file(f, "etc/e820", map, n * sizeof map[0]);
 }
 
-/* "FILE" or "FILE:ro". */
-static int create_disk(struct board *b, const char *spec, unsigned number, unsigned slot)
+/* In a disk's worker thread. */
+static void disk_failed(void *vm, struct disk *d, const char *text) { vm_hold(vm, text); }
+
+struct disk *board_disk(struct vm *vm, unsigned i) { return i < vm->board->ndisks ? vm->board->disks[i] : NULL; }
+
+void board_retry_disks(struct vm *vm)
 {
-	char path[4096], id[20];
-	size_t len = strlen(spec);
-	bool ro = len > 3 && !strcmp(spec + len - 3, ":ro");
-	snprintf(path, sizeof path, "%.*s", (int)(ro ? len - 3 : len), spec);
+	for (unsigned i = 0; vm->board && i < vm->board->ndisks; i++)
+		disk_retry(vm->board->disks[i]);
+}
+
+static int create_disk(struct board *b, const char *text, unsigned number, unsigned slot)
+{
+	char id[DISK_SERIAL_MAX + 1];
+	struct disk_spec spec;
+	struct disk *d = NULL;
+	int err = disk_spec_parse(&spec, text);
+	if (!err && spec.bus != DISK_BUS_VIRTIO) {
+		log_error("--disk \"%s\": this machine has no controller for that bus", text);
+		err = -EINVAL;
+	}
+	if (!err)
+		err = disk_open(&d, &spec);
+	disk_spec_free(&spec);
+	if (err)
+		return err;
+	b->disks[b->ndisks++] = d;
+	disk_set_pause(d, disk_failed, b->vm);
+	if (disk_needs_server(d))
+		b->vm->promises |= SANDBOX_DISK_SERVER;
 	snprintf(id, sizeof id, "nestbox-disk%u", number);
-	struct virtio_blk_config cfg = { .queues = b->vm->ncpus < 4 ? b->vm->ncpus : 4, .id = id };
-	int err = file_open_disk(&cfg.file, path, ro);
-	if (!err && !virtio_blk_create(b->pci, slot, &cfg))
-		err = -EAGAIN;
-	return err;
+	struct virtio_blk_config cfg = { .disk = d, .queues = b->vm->ncpus < VIRTIO_MAX_QUEUES ? b->vm->ncpus : VIRTIO_MAX_QUEUES,
+					 .id = spec.serial[0] ? spec.serial : id };
+	virtio_blk_create(b->pci, slot, &cfg);
+	return 0;
 }
 
 static int create_virtio(struct board *b)
@@ -270,6 +295,8 @@ void board_destroy(struct vm *vm)
 		return;
 	guest_ports_free(vm->board->ports);
 	dev_list_free(&vm->board->devs);
+	for (unsigned i = 0; i < vm->board->ndisks; i++)
+		disk_close(vm->board->disks[i]);
 	boot_files_close(&vm->board->files);
 	if (vm->board->console_fd >= 0)
 		close(vm->board->console_fd);

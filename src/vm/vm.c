@@ -114,10 +114,23 @@ void vm_pause(struct vm *vm)
 	pthread_mutex_unlock(&vm->lock);
 }
 
+void vm_hold(struct vm *vm, const char *text)
+{
+	pthread_mutex_lock(&vm->lock);
+	vm->pause = vm->hold_wanted = true;
+	pthread_mutex_unlock(&vm->lock);
+	stop_running(vm);
+	notify(vm);
+	log_error("%s; the VM is paused. Remedy the cause, then let it go on: nestbox resume NAME, or kill -CONT %d", text, (int)getpid());
+}
+
 void vm_resume(struct vm *vm)
 {
-	if (vm->user_paused && !__atomic_load_n(&vm->stop, __ATOMIC_SEQ_CST))
+	bool stop = __atomic_load_n(&vm->stop, __ATOMIC_SEQ_CST);
+	if (vm->user_paused && !stop)
 		return;
+	if (!stop)
+		board_retry_disks(vm);
 	pthread_mutex_lock(&vm->lock);
 	vm->pause = false;
 	pthread_cond_broadcast(&vm->changed);
@@ -222,9 +235,15 @@ bool vm_handle_events(struct vm *vm)
 	if (read(vm->event_fd, &n, sizeof n) < 0 && errno != EAGAIN)
 		log_debug("eventfd: %s", strerror(errno));
 	pthread_mutex_lock(&vm->lock);
-	bool ended = vm->end != VM_RUNNING, wanted = vm->reset_wanted;
-	vm->reset_wanted = false;
+	bool ended = vm->end != VM_RUNNING, wanted = vm->reset_wanted, hold = vm->hold_wanted;
+	vm->reset_wanted = vm->hold_wanted = false;
 	pthread_mutex_unlock(&vm->lock);
+	if (!ended && hold)
+		vm_user_pause(vm, true);
+	if (vm->resume_signal) {
+		vm->resume_signal = 0;
+		vm_user_pause(vm, false);
+	}
 	if (!ended && wanted)
 		reset(vm);
 	return !ended;

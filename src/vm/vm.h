@@ -83,11 +83,13 @@ struct vm {
 	unsigned parked;            /* lock: vCPU threads that wait in a pause */
 	bool pause;                 /* lock */
 	bool user_paused;           /* main loop's: the user said pause, so vm_resume leaves it paused */
+	bool hold_wanted;           /* lock: vm_hold was called */
 	int event_fd;               /* wakes the main loop when end or reset_wanted changes */
 	struct state_buf poweron;   /* all device and CPU state at power-on: RESET loads it */
 	int statm_fd;               /* /proc/self/statm, opened before the sandbox closes */
 	u64 start_host_ns;
 	bool input_closed;          /* main loop's: nobody types (any more) */
+	volatile int resume_signal; /* set by a signal handler: SIGCONT resumes a paused VM */
 	volatile int quit_signal;   /* set by a signal handler */
 };
 
@@ -105,11 +107,14 @@ void vm_end(struct vm *vm, enum vm_end why);
 bool vm_handle_events(struct vm *vm);
 /* All vCPUs outside the guest until vm_resume; device state is still. Not from a vCPU thread. */
 void vm_pause(struct vm *vm);
+/* Also does again what the host could not do before (on-error=pause). */
 void vm_resume(struct vm *vm);
 /* The user's own pause and resume: lasts through any number of vm_pause/vm_resume pairs, and V stands still meanwhile. Main loop only. */
 void vm_user_pause(struct vm *vm, bool on);
 /* The reset button. Any thread. */
 void vm_reset(struct vm *vm);
+/* The host cannot do its part (text: one sentence): pauses as a user would, and says so. Any thread; does not wait. */
+void vm_hold(struct vm *vm, const char *text);
 
 /* All state of CPUs and devices into / from b. Paused only. */
 void vm_save_state(struct vm *vm, struct state_buf *b);
@@ -145,6 +150,9 @@ struct virtio_balloon *board_balloon(struct vm *vm);
 struct guest_ports *board_guest_ports(struct vm *vm);
 /* The user presses the power button: an operating system that listens shuts itself down. Any thread. */
 void board_power_button(struct vm *vm);
+/* The i-th --disk (host/disk.h), NULL after the last. */
+struct disk *board_disk(struct vm *vm, unsigned i);
+void board_retry_disks(struct vm *vm);
 /* Console output, see vm/console.h: drain from the main loop (true: go on when board_console_fd can be written), abandon before stopping
  * vCPUs, finish at the end. */
 bool board_console_drain(struct vm *vm);

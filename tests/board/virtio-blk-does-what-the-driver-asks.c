@@ -1,6 +1,7 @@
 /* Block requests against a real file, errors included; and what the host says about bad images. */
 #include "virtio_driver.h"
 #include "virtio/virtio_blk.h"
+#include "rig_disk.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -13,6 +14,7 @@ enum { OK = 0, IOERR = 1, UNSUPP = 2 };
 static struct rig *r;
 static struct vdrv d;
 static struct virtio_blk *b;
+static struct disk *disk;
 static char path[64];
 
 static void make_image(size_t bytes)
@@ -33,7 +35,7 @@ static void attach(bool read_only, unsigned queues)
 
 	make_image(SECTORS * 512);
 	r = rig_create();
-	assert_int_equal(file_open_disk(&cfg.file, path, read_only), 0);
+	disk = cfg.disk = rig_disk(path, read_only ? "ro" : "format=raw");
 	b = virtio_blk_create(r->pci, SLOT, &cfg);
 	assert_non_null(b);
 	vdrv_start(&d, r, SLOT, VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX, queues);
@@ -61,6 +63,7 @@ static int teardown(void **state)
 {
 	rig_check_save_load(r);
 	rig_free(r);
+	disk_close(disk);
 	unlink(path);
 	return 0;
 }
@@ -108,7 +111,7 @@ static void configuration_tells_size_and_limits(void **state)
 {
 	assert_int_equal(bus_mmio_read(&r->bus, d.device, 8), SECTORS);
 	assert_int_equal(bus_mmio_read(&r->bus, d.device + 20, 4), 512);
-	assert_int_equal(bus_mmio_read(&r->bus, d.device + 12, 4), 126);
+	assert_int_equal(bus_mmio_read(&r->bus, d.device + 12, 4), 254);
 	assert_true(vdrv_offered(&d) & BIT(9));
 	assert_int_equal(cfg_get(r, SLOT, PCI_CLASS, 2), 0x0000);
 	assert_int_equal(cfg_get(r, SLOT, PCI_CLASS + 2, 1), 1);
@@ -276,25 +279,38 @@ static void a_file_that_shrank_gives_io_errors(void **state)
 	assert_int_equal(request(0, 0, 512, true, NULL), OK);
 }
 
+static int try_open(const char *text)
+{
+	struct disk *x = NULL;
+	int err = rig_disk_open(&x, text);
+
+	disk_close(x);
+	return err;
+}
+
 static void bad_images_are_refused(void **state)
 {
-	struct file f, g;
+	struct disk *f, *g;
+	char ro[80];
 
-	assert_int_equal(file_open_disk(&f, "/nonexistent/disk", false), -ENOENT);
-	assert_int_equal(file_open_disk(&f, "/tmp", true), -EINVAL);
-	assert_int_equal(file_open_disk(&f, "/dev/null", false), -EINVAL);
+	assert_int_equal(try_open("/nonexistent/disk"), -ENOENT);
+	assert_int_equal(try_open("/tmp:ro"), -EINVAL);
+	assert_int_equal(try_open("/dev/null"), -EINVAL);
 	make_image(513);
-	assert_int_equal(file_open_disk(&f, path, false), -EINVAL);
+	assert_int_equal(try_open(path), -EINVAL);
 	assert_int_equal(truncate(path, 0), 0);
-	assert_int_equal(file_open_disk(&f, path, false), -EINVAL);
+	assert_int_equal(try_open(path), -EINVAL);
 	assert_int_equal(truncate(path, 1024), 0);
-	assert_int_equal(file_open_disk(&f, path, false), 0);
-	assert_true(file_open_disk(&g, path, true) < 0);
-	file_close(&f);
-	assert_int_equal(file_open_disk(&f, path, true), 0);
-	assert_int_equal(file_open_disk(&g, path, true), 0);
-	file_close(&f);
-	file_close(&g);
+	snprintf(ro, sizeof(ro), "%s:ro", path);
+	assert_int_equal(rig_disk_open(&f, path), 0);
+	assert_int_equal(try_open(ro), -EAGAIN);
+	assert_int_equal(try_open(path), -EAGAIN);
+	disk_close(f);
+	assert_int_equal(rig_disk_open(&f, ro), 0);
+	assert_int_equal(rig_disk_open(&g, ro), 0);
+	assert_int_equal(try_open(path), -EAGAIN);
+	disk_close(f);
+	disk_close(g);
 	unlink(path);
 }
 

@@ -1,6 +1,7 @@
 /* A driver gone mad in front of virtio-blk: rings, descriptors, requests and transport registers hold rubbish, or
  * nearly sense. */
 #include "fuzz_input.h"
+#include "rig_disk.h"
 #include "virtio_driver.h"
 #include "virtio/virtio_blk.h"
 #include "base/log.h"
@@ -17,8 +18,7 @@ static void create(void)
 	struct virtio_blk_config cfg = { .queues = QUEUES, .id = "fuzz" };
 
 	r = rig_create();
-	cfg.file = (struct file){ .fd = memfd_create("disk", 0), .size = DISK_BYTES };
-	bug_if(ftruncate(cfg.file.fd, DISK_BYTES) < 0);
+	cfg.disk = rig_scratch_disk(DISK_BYTES);
 	bug_if(!virtio_blk_create(r->pci, SLOT, &cfg));
 	log_set_level(LOG_ERROR);
 }
