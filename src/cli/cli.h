@@ -33,6 +33,8 @@ extern const struct cli_verb_option cli_verb_options[];
 extern const struct cli_verb_key cli_verb_keys[];
 extern const unsigned cli_verb_count, cli_verb_option_count, cli_verb_key_count;
 const struct cli_verb *cli_verb_find(const char *name);
+/* run and create: takes the options of options.def. */
+bool cli_verb_takes_vm_options(const struct cli_verb *verb);
 /* The text after "usage: nestbox ", the options and keys of one command. */
 void cli_print_verb_help(FILE *out, const struct cli_verb *verb);
 
@@ -58,9 +60,10 @@ void cli_print_run_options(FILE *out);
 void cli_print_run_man(FILE *out);
 extern const char cli_run_status_text[];
 
-/* The VM process: runs the machine to its end; returns the exit status. state_dir: where its run folder goes, used only with cfg->name. started (may be NULL)
- * is called once the vCPUs run, inside the sandbox. */
-int cli_run(const struct vm_config *cfg, const char *state_dir, void (*started)(void *opaque), void *opaque);
+/* The VM process: runs the machine to its end; returns the exit status. r: its run folder, claimed (all -1 without cfg->name); stays the caller's. started
+ * (may be NULL) is called once the vCPUs run, inside the sandbox. */
+struct rundir;
+int cli_run_claimed(const struct vm_config *cfg, struct rundir *r, void (*started)(void *opaque), void *opaque);
 
 /* Handlers of the rows. */
 #define C(id, name, args, fn, help) int fn(struct cli_call *call);

@@ -7,7 +7,7 @@ static const char global_text[] = "--state DIR before the command: where VMs are
 void cli_print_verb_help(FILE *out, const struct cli_verb *v)
 {
 	fprintf(out, "usage: nestbox %s%s%s\n\n%s\n\n", v->name, *v->args ? " " : "", v->args, v->help);
-	if (v->fn == cli_run_command)
+	if (cli_verb_takes_vm_options(v))
 		cli_print_run_options(out);
 	for (unsigned i = 0; i < cli_verb_option_count; i++) {
 		const struct cli_verb_option *o = &cli_verb_options[i];
@@ -46,6 +46,8 @@ int cli_help_command(struct cli_call *call)
 	       "and no root.\n\n");
 	for (unsigned i = 0; i < cli_verb_count; i++) {
 		const struct cli_verb *v = &cli_verbs[i];
+		if (!*v->help)
+			continue;
 		int first = (int)strcspn(v->help, ".:") ;
 		printf("  %-12s %-36s %.*s\n", v->name, v->args, first, v->help);
 	}
@@ -129,7 +131,7 @@ static void man_one(const struct cli_verb *v)
 	roff(v->args);
 	printf("\n.SH DESCRIPTION\n");
 	man_verb(v);
-	if (v->fn == cli_run_command) {
+	if (cli_verb_takes_vm_options(v)) {
 		printf(".SH OPTIONS\n");
 		cli_print_run_man(stdout);
 		printf(".SH EXIT STATUS\n");
@@ -154,8 +156,9 @@ int cli_man_command(struct cli_call *call)
 	roff(global_text);
 	printf("\n.SH COMMANDS\n");
 	for (unsigned i = 0; i < cli_verb_count; i++)
-		man_verb(&cli_verbs[i]);
-	printf(".SH OPTIONS OF RUN\n");
+		if (*cli_verbs[i].help)
+			man_verb(&cli_verbs[i]);
+	printf(".SH OPTIONS OF RUN AND CREATE\n");
 	cli_print_run_man(stdout);
 	printf(".SH EXIT STATUS\n");
 	roff(cli_run_status_text + sizeof "Exit status:");

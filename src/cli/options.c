@@ -1,13 +1,17 @@
-/* `nestbox run` options: parser, --help and manual page, all from options.def. */
+/* A machine's options: parser, --help and manual page, all from options.def. run takes them from the command line, VMs that stay keep them as
+ * key=value pairs in the registry. */
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/options.h"
 #include "cpu/core.h"
 #include "proto/rundir.h"
 
 #include <errno.h>
 #include <getopt.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <sys/sysinfo.h>
+#include <unistd.h>
 
 enum option_id {
 #define O(id, name, arg, text) OPT_##id,
@@ -42,10 +46,13 @@ void cli_print_run_man(FILE *out)
 			rows[i].arg ? "\\fP" : "", rows[i].text);
 }
 
+static const char *verb_name = "run"; /* for "Try: ..." */
+static bool only_checking;             /* nothing may be made or changed */
+
 static int usage(const char *fmt, const char *a, const char *b)
 {
 	log_error(fmt, a, b);
-	fprintf(stderr, "Try: nestbox run --help\n");
+	fprintf(stderr, "Try: nestbox %s --help\n", verb_name);
 	return STATUS_USAGE;
 }
 
@@ -85,7 +92,7 @@ static int set_number(const char *option, const char *arg, unsigned min, unsigne
 	unsigned long n = strtoul(arg, &end, 10);
 	if (*end || end == arg || *arg == '-' || n < min || n > max) {
 		log_error("--%s \"%s\": must be a number from %u to %u", option, arg, min, max);
-		fprintf(stderr, "Try: nestbox run --help\n");
+		fprintf(stderr, "Try: nestbox %s --help\n", verb_name);
 		return STATUS_USAGE;
 	}
 	*out = n;
@@ -162,40 +169,225 @@ static int set_option(struct vm_config *cfg, enum option_id id, const char *arg)
 	case OPT_STATS: cfg->stats = true; break;
 	case OPT_TRACE: return set_trace(arg);
 	case OPT_TRACEFILE:
+		if (only_checking)
+			break;
 		f = fopen(arg, "w");
 		if (!f)
 			return usage("--trace-file \"%s\": %s", arg, strerror(errno));
 		trace_set_output(f);
 		break;
 	case OPT_HELP:
-		cli_print_verb_help(stdout, cli_verb_find("run"));
+		cli_print_verb_help(stdout, cli_verb_find(verb_name));
 		return STATUS_OK;
 	case OPT_COUNT: break;
 	}
 	return -1;
 }
 
-int cli_parse_run(int argc, char **argv, struct vm_config *cfg)
+/* What must hold of the options together. */
+static int check_config(const struct vm_config *cfg)
 {
-	struct option longopts[OPT_COUNT + 1] = { 0 };
-	for (unsigned i = 0; i < OPT_COUNT; i++)
-		longopts[i] = (struct option){ rows[i].name, rows[i].arg ? required_argument : no_argument, NULL, 256 + i };
-	*cfg = (struct vm_config){ .memory = 512 * MiB, .cpus = 1, .cpu_model = "fast", .engine = "auto", .append = "" };
-	opterr = 0;
-	for (int c; (c = getopt_long(argc, argv, ":", longopts, NULL)) != -1;) {
-		if (c == '?')
-			return usage("unknown option \"%s\"%s", argv[optind - 1], "");
-		if (c == ':')
-			return usage("option \"%s\" needs an argument%s", argv[optind - 1], "");
-		int status = set_option(cfg, c - 256, optarg);
-		if (status >= 0)
-			return status;
-	}
-	if (optind < argc)
-		return usage("unexpected argument \"%s\"%s", argv[optind], "");
 	if (cfg->serial == VM_SERIAL_CONTROL && !cfg->name)
 		return usage("--serial control needs --name, by which nestbox console finds the machine%s%s", "", "");
 	if (!cfg->kernel)
 		return usage("--kernel is missing%s%s", "", "");
 	return -1;
+}
+
+static const struct vm_config defaults = { .memory = 512 * MiB, .cpus = 1, .cpu_model = "fast", .engine = "auto", .append = "" };
+
+static int add(struct option_list *list, enum option_id id, const char *value)
+{
+	if (list->n == REG_MAX_OPTIONS || strlen(value) > REG_MAX_VALUE)
+		return usage("--%s: too many options, or one that is too long%s", rows[id].name, "");
+	return option_list_add(list, rows[id].name, value) ? STATUS_USAGE : -1;
+}
+
+/* argv's options into list, what is no option into words (at most max, NULL-terminated). */
+static int collect(int argc, char **argv, struct option_list *list, const char **words, int max)
+{
+	struct option longopts[OPT_COUNT + 1] = { 0 };
+	int status = -1;
+	for (unsigned i = 0; i < OPT_COUNT; i++)
+		longopts[i] = (struct option){ rows[i].name, rows[i].arg ? required_argument : no_argument, NULL, 256 + i };
+	opterr = 0;
+	optind = 0;
+	for (int c; status < 0 && (c = getopt_long(argc, argv, ":", longopts, NULL)) != -1;) {
+		if (c == '?')
+			return usage("unknown option \"%s\"%s", argv[optind - 1], "");
+		if (c == ':')
+			return usage("option \"%s\" needs an argument%s", argv[optind - 1], "");
+		status = c - 256 == OPT_HELP ? set_option(NULL, OPT_HELP, NULL) : add(list, c - 256, optarg ? optarg : "on");
+	}
+	for (int n = 0; status < 0 && optind < argc; optind++) {
+		if (n == max)
+			return usage("unexpected argument \"%s\"%s", argv[optind], "");
+		words[n++] = argv[optind];
+		words[n] = NULL;
+	}
+	return status;
+}
+
+static int find_option(const char *key)
+{
+	for (int i = 0; i < OPT_COUNT; i++)
+		if (!strcmp(rows[i].name, key))
+			return i;
+	return -1;
+}
+
+static int apply_one(struct vm_config *cfg, const struct option_pair *o)
+{
+	int id = find_option(o->key);
+	if (id < 0)
+		return usage("\"%s\" is no option of a machine; nestbox run --help lists them%s", o->key, "");
+	if (rows[id].arg)
+		return set_option(cfg, id, o->value);
+	if (!strcmp(o->value, "off"))
+		return -1;
+	return strcmp(o->value, "on") ? usage("%s=\"%s\": must be on or off", o->key, o->value) : set_option(cfg, id, NULL);
+}
+
+static int apply(const struct option_list *list, struct vm_config *cfg)
+{
+	int status = -1;
+	*cfg = defaults;
+	for (unsigned i = 0; status < 0 && i < list->n; i++)
+		status = apply_one(cfg, &list->at[i]);
+	return status;
+}
+
+int cli_parse_run(int argc, char **argv, struct vm_config *cfg)
+{
+	static struct option_list list; /* cfg points into it */
+	const char *none[1];
+	verb_name = "run";
+	int status = collect(argc, argv, &list, none, 0);
+	if (status < 0)
+		status = apply(&list, cfg);
+	return status < 0 ? check_config(cfg) : status;
+}
+
+/* ---- VMs that stay ---- */
+int cli_parse_create(int argc, char **argv, struct option_list *list, const char **words, int max)
+{
+	verb_name = argv[0];
+	return collect(argc, argv, list, words, max);
+}
+
+/* Options that only make sense for a process in the foreground, or that the command itself gives. */
+static bool is_kept(int id) { return id != OPT_NAME && id != OPT_HELP; }
+
+int cli_vm_config(const char *name, const struct option_list *list, struct vm_config *cfg)
+{
+	int status = apply(list, cfg);
+	cfg->name = name;
+	if (!option_list_get(list, "serial"))
+		cfg->serial = VM_SERIAL_CONTROL;
+	return status < 0 ? check_config(cfg) : status;
+}
+
+/* A named file that must be there: "FILE", "FILE:ro" or "FILE,key=value". */
+static int check_file(const char *key, const char *value)
+{
+	char path[REG_MAX_VALUE + 1];
+	size_t len = strlen(value);
+	if (!access(value, R_OK))
+		return -1;
+	if (len > 3 && !strcmp(value + len - 3, ":ro"))
+		len -= 3;
+	snprintf(path, sizeof path, "%.*s", (int)len, value);
+	if (!access(path, R_OK))
+		return -1;
+	path[strcspn(path, ",")] = 0;
+	return access(path, R_OK) ? usage("%s \"%s\" cannot be read: no such file, or no permission", key, path) : -1;
+}
+
+static int check_files(const struct option_list *list)
+{
+	static const char *const keys[] = { "kernel", "disk", "cdrom" };
+	int status = -1;
+	for (unsigned i = 0; status < 0 && i < list->n; i++)
+		for (unsigned k = 0; status < 0 && k < array_len(keys); k++)
+			if (!strcmp(list->at[i].key, keys[k]))
+				status = check_file(keys[k], list->at[i].value);
+	return status;
+}
+
+int cli_check_options(const char *verb, const char *name, const struct option_list *list)
+{
+	struct vm_config cfg;
+	verb_name = verb;
+	only_checking = true;
+	int status = -1;
+	for (unsigned i = 0; status < 0 && i < list->n; i++)
+		if (!is_kept(find_option(list->at[i].key)))
+			status = usage("\"%s\" cannot be kept: it belongs to nestbox run%s", list->at[i].key, "");
+	if (status < 0)
+		status = cli_vm_config(name, list, &cfg);
+	if (status < 0 && cfg.serial == VM_SERIAL_STDIO)
+		status = usage("serial \"stdio\": a machine that stays has no terminal; say control (nestbox console attaches to it), null or file:PATH%s%s", "", "");
+	if (status < 0)
+		status = check_files(list);
+	if (status < 0) {
+		struct cpu_model *m = cpu_model_make(cfg.cpu_model, cfg.nested, cfg.cpus, VM_TSC_KHZ);
+		status = m ? -1 : STATUS_USAGE;
+		cpu_model_free(m);
+	}
+	only_checking = false;
+	return status;
+}
+
+/* Where in `value` a file name starts that is not absolute, from `at` on; NULL: none. */
+static const char *relative_path(const char *value, const char *at, enum option_id id)
+{
+	static const char *const first[] = { "file:", "unix:" }, *const later[] = { "path=", "file=", "vars=" };
+	bool plain = rows[id].arg && (!strncmp(rows[id].arg, "FILE", 4) || !strncmp(rows[id].arg, "PATH", 4) || !strncmp(rows[id].arg, "DIR", 3));
+	if (!plain && (!rows[id].arg || (!strstr(rows[id].arg, "PATH") && !strstr(rows[id].arg, "FILE") && !strstr(rows[id].arg, "path="))))
+		return NULL;
+	for (const char *p = at; *p; p += strcspn(p, ","), p += *p == ',') {
+		if (p != value && p[-1] != ',')
+			continue;
+		const char *path = (p == value || id == OPT_INITRD) && plain ? p : NULL;
+		for (unsigned i = 0; p == value && i < array_len(first); i++)
+			if (!strncmp(p, first[i], strlen(first[i])))
+				path = p + strlen(first[i]);
+		for (unsigned i = 0; i < array_len(later); i++)
+			if (!strncmp(p, later[i], strlen(later[i])))
+				path = p + strlen(later[i]);
+		if (path && *path && *path != '/' && *path != ',')
+			return path;
+	}
+	return NULL;
+}
+
+char *cli_absolute_value(const char *key, const char *value)
+{
+	char cwd[PATH_MAX], *made = strdup(value);
+	int id = find_option(key);
+	const char *p;
+	size_t from = 0;
+	if (id < 0 || !getcwd(cwd, sizeof cwd))
+		return made;
+	while (made && from <= strlen(made) && (p = relative_path(made, made + from, id))) {
+		size_t before = p - made;
+		char *longer = NULL;
+		if (asprintf(&longer, "%.*s%s/%s", (int)before, made, cwd, p) < 0)
+			return made;
+		from = before + strlen(cwd) + 1;
+		free(made);
+		made = longer;
+	}
+	return made;
+}
+
+bool cli_option_exists(const char *key) { return find_option(key) >= 0 && is_kept(find_option(key)); }
+
+const char *cli_option_row(unsigned i, const char **arg, const char **text)
+{
+	if (i >= OPT_COUNT)
+		return NULL;
+	*arg = rows[i].arg;
+	*text = rows[i].text;
+	return rows[i].name;
 }

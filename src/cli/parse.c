@@ -51,8 +51,8 @@ const struct cli_verb_key cli_verb_keys[] = {
 };
 const unsigned cli_verb_key_count = array_len(cli_verb_keys) - 1;
 
-/* These read their own arguments. */
-static bool is_raw(const struct cli_verb *v) { return v->fn == cli_run_command; }
+/* run and create read their arguments themselves. */
+bool cli_verb_takes_vm_options(const struct cli_verb *v) { return v->fn == cli_run_command || v->fn == cli_create_command; }
 
 const struct cli_verb *cli_verb_find(const char *name)
 {
@@ -207,7 +207,7 @@ int cli_dispatch(const char *state_dir, int argc, char **argv)
 		log_error("unknown command \"%s\"; nestbox help lists them", name);
 		return STATUS_USAGE;
 	}
-	if (is_raw(call.verb)) {
+	if (cli_verb_takes_vm_options(call.verb)) {
 		call.argc = argc;
 		call.argv = argv;
 		return call.verb->fn(&call);

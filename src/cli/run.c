@@ -2,6 +2,7 @@
  * (proto/rundir.h) and a control socket. */
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/registry.h"
 #include "ctl/ctl.h"
 #include "host/loop.h"
 #include "host/sandbox.h"
@@ -223,24 +224,49 @@ static int run_machine(struct vm *vm, struct ctl **ctl, struct rundir *r, void (
 	return status;
 }
 
-int cli_run(const struct vm_config *cfg, const char *state_dir, void (*started)(void *), void *opaque)
+int cli_run_claimed(const struct vm_config *cfg, struct rundir *r, void (*started)(void *), void *opaque)
 {
-	struct rundir r = { -1, -1, -1 };
 	struct ctl *ctl = NULL;
 	struct vm *vm = calloc(1, sizeof *vm);
-	int status = vm ? claim(&r, state_dir, cfg->name) : STATUS_USAGE;
-	if (!status) {
-		status = vm_create(vm, cfg) ? STATUS_USAGE : run_machine(vm, &ctl, &r, started, opaque);
-		vm_destroy(vm);
-	}
-	rundir_close(&r);
+	if (!vm)
+		return STATUS_USAGE;
+	int status = vm_create(vm, cfg) ? STATUS_USAGE : run_machine(vm, &ctl, r, started, opaque);
+	vm_destroy(vm);
 	free(vm);
 	return status;
+}
+
+/* In the foreground. */
+static int run(const struct vm_config *cfg, const char *state_dir)
+{
+	struct rundir r = { -1, -1, -1 };
+	int status = claim(&r, state_dir, cfg->name);
+	if (!status)
+		status = cli_run_claimed(cfg, &r, NULL, NULL);
+	rundir_close(&r);
+	return status;
+}
+
+/* The name of a VM that stays is its own, also while it is off. */
+static bool is_registered(const char *state_dir, const char *name)
+{
+	struct registry *reg;
+	struct reg_vm vm;
+	if (reg_open(state_dir, false, &reg))
+		return false;
+	bool yes = !reg_get(reg, name, &vm);
+	reg_vm_free(&vm);
+	reg_close(reg);
+	return yes;
 }
 
 int cli_run_command(struct cli_call *call)
 {
 	struct vm_config cfg;
 	int status = cli_parse_run(call->argc, call->argv, &cfg);
-	return status >= 0 ? status : cli_run(&cfg, call->state_dir, NULL, NULL);
+	if (status < 0 && cfg.name && is_registered(call->state_dir, cfg.name)) {
+		log_error("--name \"%s\": there is a VM of this name that stays: nestbox start %s, or choose another name", cfg.name, cfg.name);
+		status = STATUS_USAGE;
+	}
+	return status >= 0 ? status : run(&cfg, call->state_dir);
 }

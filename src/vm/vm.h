@@ -21,6 +21,7 @@ enum vm_serial { VM_SERIAL_STDIO, VM_SERIAL_NULL, VM_SERIAL_FILE, VM_SERIAL_CONT
 
 struct vm_config {
 	const char *name;                     /* NULL: no control socket */
+	const char *folder;                   /* STATE/vms/ID of a VM that stays: for files that belong to it; NULL otherwise */
 	const char *kernel, *initrd, *append; /* initrd: comma-separated modules for multiboot */
 	u64 memory;                           /* bytes, multiple of 1 MiB */
 	unsigned cpus;
