@@ -160,6 +160,8 @@ static int report_start(const struct cli_call *call, const char *name)
 static int start(const struct cli_call *call, const struct reg_vm *vm)
 {
 	int fds[2] = { -1, -1 };
+	if (rundir_alive(call->state_dir, vm->name, NULL, NULL))
+		return cli_fail(call, "running", "VM \"%s\" is running already", vm->name);
 	int early_fd = memfd_create("early-messages", MFD_CLOEXEC); /* what it says before it has its log */
 	pid_t pid = early_fd < 0 || pipe2(fds, O_CLOEXEC) ? -1 : fork();
 	if (!pid)

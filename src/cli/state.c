@@ -53,7 +53,7 @@ static void explain_off(const char *state_dir, const char *id, json_t *start, js
 	else if (started && *boot && strcmp(started, boot))
 		crashed(now, "the host went down while it ran", "");
 	else
-		crashed(now, "its process vanished without a word: kill -9, no memory left on the host, or a forbidden system call (the kernel's log knows)", words);
+		crashed(now, "its process vanished: killed (kill -9, or the host ran out of memory) or stopped by its own sandbox", words);
 }
 
 static json_t *ask_status(const char *state_dir, const char *name)
