@@ -30,6 +30,7 @@ int main(int argc, char **argv)
 	char buf[PATH_MAX], state[PATH_MAX];
 	const char *dir = NULL;
 	int at = 1;
+	json_object_seed(0); /* libjansson would open /dev/urandom when it makes its first object, which may be inside the sandbox */
 	if (at + 1 < argc && !strcmp(argv[at], "--state")) {
 		dir = argv[at + 1];
 		at += 2;
