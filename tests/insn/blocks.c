@@ -1,7 +1,6 @@
 /* Random blocks on both engines: some instructions with branches among them, run a few times over, with flags that live across blocks, memory
  * operands that mostly hit and now and then fault, and everything compared afterwards. Exit status: 0 no difference, 1 differences, 2 usage. */
 #include "oracle.h"
-#include "../host_cpu.h"
 
 #include <getopt.h>
 #include <stdio.h>
@@ -18,7 +17,7 @@ static struct { u64 seed, one, count; unsigned seconds, max_failures; bool have_
 /* ---- generator: registers that hold addresses are rarely written ---- */
 struct block {
 	u8 code[MAX_INSNS * 16 + 400];
-	unsigned len, starts[2 * MAX_INSNS + 8], n;
+	unsigned len, starts[MAX_INSNS + 8], n;
 };
 static struct block b;
 
@@ -249,7 +248,6 @@ struct fix { unsigned at, insn; };
 static void make_block(void)
 {
 	struct fix fixes[MAX_INSNS];
-	bool intel = host_cpu_is_intel();
 	unsigned nfixes = 0, want = 2 + rnd_below(MAX_INSNS - 6);
 	b.len = b.n = 0;
 	while (b.n < want) {
@@ -259,13 +257,7 @@ static void make_block(void)
 			fixes[nfixes++] = (struct fix){ b.len, b.n + rnd_below(4) };
 			put8(0);
 		} else {
-			void (*make)(void) = makers[rnd_below(array_len(makers))];
-			make();
-			if (!intel && (make == g_shift || make == g_muldiv || make == g_bits)) { /* flags that the manual leaves open may depend on older ones */
-				b.starts[b.n++] = b.len;
-				put8(0x85);
-				put8(0xc0);
-			}
+			makers[rnd_below(array_len(makers))]();
 		}
 	}
 	b.starts[b.n] = b.len;
