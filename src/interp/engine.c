@@ -1,4 +1,5 @@
 /* The interpreter engine: runs blocks until the VM is needed. */
+#include "interp/host_flags.h"
 #include "interp/interp.h"
 #include "interp/vec.h"
 #include "base/log.h"
@@ -8,6 +9,7 @@
 int interp_init(struct cpu *c, struct interp *e)
 {
 	c->engine = e;
+	host_flags_probe();
 	return block_cache_create(c);
 }
 

@@ -1,5 +1,6 @@
 /* Shifts and rotates by the host's instruction. All guest flags are loaded first, so that flags which the operation leaves alone or leaves
  * undefined come out as on the silicon; a masked count of 0 changes nothing. */
+#include "interp/host_flags.h"
 #include "interp/select.h"
 
 /* AX (arch.cc) into the host's flags: OF by 127 + 1 overflowing, the rest by SAHF; and back. */
@@ -21,7 +22,7 @@ SHIFT_ROWS(R)
 #undef R
 #define COUNT_MASK(T) (sizeof(T) == 8 ? 63 : 31)
 
-/* ROL and ROR of a register by a constant other than 1 leave OF, undefined by the manual, alone on the silicon; by CL or of memory they do not. */
+/* ROL and ROR of a register by a constant other than 1 leave OF, undefined by the manual, alone on some hosts; by CL or of memory they do not. */
 static must_inline u16 rotated(const struct insn *i, u16 old, u16 cc) { return i->src2 ? (cc & ~CC_OF) | (old & CC_OF) : cc; }
 
 /* ---- register destination: count in CL or immediate (never 0 after masking: those become NOPs when selected) ---- */
@@ -166,7 +167,7 @@ static insn_fn *fast_shift(unsigned op, unsigned sz)
 insn_fn *sel_shift(const struct form *f, struct insn *o)
 {
 	o->aux8 = !f->i1;
-	o->src2 = f->i1 && f->arg <= SH_ROR && (o->imm & (f->sz == 3 ? 63 : 31)) != 1;
+	o->src2 = f->i1 && f->arg <= SH_ROR && (o->imm & (f->sz == 3 ? 63 : 31)) != 1 && (host_flags_kept(o) & CC_OF);
 	if (f->m0)
 		return sets[f->arg].m[f->sz];
 	if (!f->i1)

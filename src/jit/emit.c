@@ -425,6 +425,9 @@ static bool e_leave(struct tr *t, const struct insn *i)
 }
 
 /* ---- multiply, divide ---- */
+/* Flags that the manual leaves undefined: hand in what the host does not compute. Uses S1. */
+static void want_kept(struct tr *t, const struct insn *i) { tr_flags_host(t, tr_live(t) & tr_host_keeps(i)); }
+
 static bool e_imul(struct tr *t, const struct insn *i)
 {
 	struct as *a = &t->a;
@@ -435,6 +438,7 @@ static bool e_imul(struct tr *t, const struct insn *i)
 		return false;
 	struct rm m = mem1(i) ? rm_mem(S0, 0) : greg(t, i->src);
 	unsigned x;
+	want_kept(t, i);
 	if (i->src2 == 3) {
 		x = homed(i->dst) ? jit_home[i->dst] : S1;
 		bool small = fits8((i64)i->imm);
@@ -458,6 +462,7 @@ static bool e_mul(struct tr *t, const struct insn *i)
 		return e_imul(t, i);
 	if (mem0(i) && !tr_operand(t, i, n, false))
 		return false;
+	want_kept(t, i);
 	as_ins(&t->a, 0, n, 0xf6 | (n > 1), DIGIT | (i->op == ZYDIS_MNEMONIC_MUL ? 4 : 5), mem0(i) ? rm_mem(S0, 0) : oreg(t, i->dst, n), 0);
 	tr_flags_set(t, rc_none());
 	return true;
@@ -538,6 +543,7 @@ static bool e_scan(struct tr *t, const struct insn *i)
 	unsigned op = jit_rows[i->op].arg, n = i->opsize;
 	if (mem1(i) && !tr_operand(t, i, n, false))
 		return false;
+	want_kept(t, i);
 	unsigned x = in_reg(t, i->dst, 8, S1); /* a source of 0 may leave all of it */
 	as_ins(&t->a, ops[op].prefix, n, ops[op].opcode, x, mem1(i) ? rm_mem(S0, 0) : greg(t, i->src), 0);
 	if (x == S1)

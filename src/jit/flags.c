@@ -3,6 +3,7 @@
  *  - a recipe: the instruction that set them and operands that still exist, so that they can be computed again, by host code or, at a place that
  *    leaves host code, by C;
  *  - memory: arch.cc, or "lazily" as operation and operands in struct hot, from which C makes arch.cc when somebody asks. */
+#include "interp/host_flags.h"
 #include "jit/tr.h"
 #include "jit/vec.h"
 
@@ -178,6 +179,13 @@ unsigned tr_cond_reads(unsigned cond)
 	return reads[cond >> 1];
 }
 
+unsigned tr_host_keeps(const struct insn *i)
+{
+	u16 cc = host_flags_kept(i);
+	unsigned m = (cc & CC_OF ? F_OF : 0) | (cc & CC_CF ? F_CF : 0) | (cc & CC_PF ? F_PF : 0);
+	return m | (cc & CC_AF ? F_AF : 0) | (cc & CC_ZF ? F_ZF : 0) | (cc & CC_SF ? F_SF : 0);
+}
+
 static bool by_cl(const struct insn *i) { return i->aux8; }
 
 void tr_flag_effect(const struct insn *i, unsigned *reads, unsigned *kills)
@@ -197,8 +205,9 @@ void tr_flag_effect(const struct insn *i, unsigned *reads, unsigned *kills)
 	case ZYDIS_MNEMONIC_SHRD:
 		if (by_cl(i) || !(i->imm & (i->opsize == 8 ? 63 : 31)))
 			*kills = 0; /* a count of 0 changes nothing */
-		else if (r->arg <= 1 && !(i->flags & INSN_MEM) && (i->imm & (i->opsize == 8 ? 63 : 31)) != 1)
-			*kills = F_CF; /* rotates by constants, see interp/shift.c */
+		else if (!(i->flags & INSN_MEM) && (i->imm & (i->opsize == 8 ? 63 : 31)) != 1)
+			*kills &= ~tr_host_keeps(i);
 		break;
+	default: *kills &= ~tr_host_keeps(i);
 	}
 }

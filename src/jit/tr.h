@@ -115,6 +115,8 @@ void tr_cf_to_cc(struct tr *t);                    /* arch.cc's CF is valid and 
 /* What instruction i reads and fully replaces, in this form. */
 void tr_flag_effect(const struct insn *i, unsigned *reads, unsigned *kills);
 unsigned tr_cond_reads(unsigned cond);
+/* Flags that the manual leaves undefined after i and that this host leaves as they were. */
+unsigned tr_host_keeps(const struct insn *i);
 unsigned tr_live(const struct tr *t);               /* needed after this instruction */
 static inline struct recipe rc_none(void) { return (struct recipe){ .op = RC_NONE }; }
 
