@@ -200,10 +200,13 @@ static bool amd_differs(const struct ocase *k, struct ostate *n, const struct os
 		if (k->mode != O_64 && (g->vector == 12 || g->vector == 13)) /* segment limits by element */
 			return true;
 		break;
-	case ZYDIS_MNEMONIC_VCVTPS2PH: /* Intel notes exceptions of the conversion although the store faults */
+	case ZYDIS_MNEMONIC_VCVTPS2PH: /* Intel notes or raises exceptions of the conversion although the store faults */
 		if (faulted)
 			memcpy(n->fp.fx + 24, g->fp.fx + 24, 4);
-		break;
+		return g->vector == 19 && is_memory_fault(n->vector);
+	case ZYDIS_MNEMONIC_LDMXCSR: case ZYDIS_MNEMONIC_VLDMXCSR: case ZYDIS_MNEMONIC_FXRSTOR: case ZYDIS_MNEMONIC_FXRSTOR64:
+	case ZYDIS_MNEMONIC_XRSTOR: case ZYDIS_MNEMONIC_XRSTOR64: /* MXCSR bit 17; segment limits by component */
+		return is_memory_fault(g->vector) && !faulted;
 	default: break;
 	}
 	if (k->cls == O_STRING && faulted) /* flags of the iterations that are done */
