@@ -37,7 +37,8 @@ void log_set_level(enum log_level level);
 	R(VMX, "vmx", "VMX instructions and their results") \
 	R(VIRTIO, "virtio", "virtqueue requests") \
 	R(CLOCK, "clock", "virtual clock and timers") \
-	R(SMP, "smp", "INIT, SIPI, halts and kicks")
+	R(SMP, "smp", "INIT, SIPI, halts and kicks") \
+	R(FIRMWARE, "firmware", "what firmware says on the debug port 402h, POST codes, flash commands, shadow RAM")
 
 enum trace_id {
 #define R(id, name, text) TRACE_##id,

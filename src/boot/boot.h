@@ -39,6 +39,11 @@ size_t acpi_build(const struct board_info *b, u32 base, u8 *out, size_t cap);
 /* SMBIOS 3 entry point and structures, as they must lie at `base`. Returns the length, or 0 when `cap` is too small. */
 size_t smbios_build(const struct board_info *b, u32 base, u8 *out, size_t cap);
 
+/* The ACPI tables as fw_cfg files: etc/acpi/rsdp, etc/acpi/tables and etc/table-loader. 0, or -1 when host memory is out. */
+struct boot_tables { u8 rsdp[36]; u8 *tables, *loader; size_t tables_len, loader_len; };
+int boot_tables_for_firmware(const struct board_info *b, struct boot_tables *t);
+void boot_tables_free(struct boot_tables *t);
+
 /* ---- CPU ---- */
 /* What firmware sets on every CPU before the OS: MTRRs (RAM write-back, everything from ECAM to 4 GiB uncached). After each power-on or RESET. */
 void boot_cpu_setup(struct cpu_arch *cpu, const struct board_info *b);

@@ -136,6 +136,12 @@ static int set_option(struct vm_config *cfg, enum option_id id, const char *arg)
 		cfg->name = arg;
 		break;
 	case OPT_KERNEL: cfg->kernel = arg; break;
+	case OPT_FIRMWARE:
+		if (!firmware_name_ok(arg))
+			return usage("--firmware \"%s\": must be auto, bios, uefi or none%s", arg, "");
+		cfg->firmware = arg;
+		break;
+	case OPT_FIRMWAREVARS: cfg->firmware_vars = arg; break;
 	case OPT_INITRD: cfg->initrd = arg; break;
 	case OPT_APPEND: cfg->append = arg; break;
 	case OPT_MEMORY: return set_memory(cfg, arg);
@@ -189,8 +195,11 @@ static int check_config(const struct vm_config *cfg)
 {
 	if (cfg->serial == VM_SERIAL_CONTROL && !cfg->name)
 		return usage("--serial control needs --name, by which nestbox console finds the machine%s%s", "", "");
-	if (!cfg->kernel)
-		return usage("--kernel is missing%s%s", "", "");
+	bool none = cfg->firmware && !strcmp(cfg->firmware, "none"), asked = cfg->firmware && !none && strcmp(cfg->firmware, "auto");
+	if (!cfg->kernel && (none || (!asked && !cfg->ndisks)))
+		return usage("nothing to boot: give --kernel FILE or --disk FILE%s%s", "", "");
+	if (cfg->kernel && asked)
+		return usage("--kernel \"%s\" and --firmware %s: a kernel is started without firmware; leave one of them out", cfg->kernel, cfg->firmware);
 	return -1;
 }
 

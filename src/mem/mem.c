@@ -66,26 +66,58 @@ void mem_free(struct mem *m)
 	m->memfd = -1;
 }
 
-int mem_add_slot(struct mem *m, gpa_t at, u64 size, enum mem_kind kind, const char *name)
+u64 mem_next_frame(const struct mem *m)
 {
 	u64 frame = 0;
+	for (unsigned i = 0; i < m->nslots; i++)
+		frame = max_u64(frame, m->slots[i].frame + m->slots[i].size / PAGE_SIZE);
+	return frame;
+}
+
+int mem_add_view(struct mem *m, gpa_t at, u64 size, u64 frame, enum mem_kind kind, const char *name)
+{
 	unsigned place = 0;
-	bug_if(!size || (at.v | size) % PAGE_SIZE || at.v + size < at.v);
-	for (unsigned i = 0; i < m->nslots; i++) {
-		const struct mem_slot *s = &m->slots[i];
-		if (at.v < s->gpa + s->size && s->gpa < at.v + size)
-			return -EEXIST;
-		frame = max_u64(frame, s->frame + s->size / PAGE_SIZE);
-		if (s->gpa < at.v)
-			place = i + 1;
-	}
-	if (m->nslots == MEM_MAX_SLOTS || size / PAGE_SIZE > m->frames - frame)
+	if (m->nslots == MEM_MAX_SLOTS || size / PAGE_SIZE > m->frames || frame > m->frames - size / PAGE_SIZE)
 		return -ENOSPC;
+	while (place < m->nslots && m->slots[place].size >= size)
+		place++;
 	memmove(&m->slots[place + 1], &m->slots[place], (m->nslots - place) * sizeof m->slots[0]);
 	m->slots[place] = (struct mem_slot){ .gpa = at.v, .size = size, .host = m->base + frame * PAGE_SIZE, .frame = frame,
 					     .kind = kind, .name = name };
 	m->nslots++;
 	return 0;
+}
+
+int mem_add_slot(struct mem *m, gpa_t at, u64 size, enum mem_kind kind, const char *name)
+{
+	bug_if(!size || (at.v | size) % PAGE_SIZE || at.v + size < at.v);
+	for (unsigned i = 0; i < m->nslots; i++) {
+		const struct mem_slot *s = &m->slots[i];
+		if (at.v < s->gpa + s->size && s->gpa < at.v + size)
+			return -EEXIST;
+	}
+	return mem_add_view(m, at, size, mem_next_frame(m), kind, name);
+}
+
+void mem_remap(struct mem *m, const char *name, u64 at, u64 size, u64 frame, enum mem_kind kind)
+{
+	struct mem_slot *s = m->slots;
+	bug_if((at | size) % PAGE_SIZE || frame + size / PAGE_SIZE > m->frames);
+	while (s < m->slots + m->nslots && strcmp(s->name, name))
+		s++;
+	bug_if(s == m->slots + m->nslots);
+	__atomic_store_n(&s->size, 0, __ATOMIC_SEQ_CST);
+	s->gpa = at;
+	s->frame = frame;
+	s->host = m->base + frame * PAGE_SIZE;
+	s->kind = kind;
+	__atomic_store_n(&s->size, size, __ATOMIC_SEQ_CST);
+}
+
+void mem_remap_done(struct mem *m)
+{
+	if (m->remapped)
+		m->remapped(m->remapped_opaque);
 }
 
 const struct mem_slot *mem_slot_at(const struct mem *m, gpa_t at) { return mem_find(m, at.v); }
@@ -94,8 +126,12 @@ const struct mem_slot *mem_slot_at(const struct mem *m, gpa_t at) { return mem_f
 static const struct mem_slot *piece(const struct mem *m, u64 at, u64 len, u64 *n)
 {
 	const struct mem_slot *s = mem_find(m, at);
-	if (s)
-		*n = min_u64(len, s->size - (at - s->gpa));
+	if (!s)
+		return NULL;
+	u64 size = __atomic_load_n(&s->size, __ATOMIC_RELAXED), off = at - s->gpa;
+	if (off >= size) /* closed since mem_find looked */
+		return NULL;
+	*n = min_u64(len, size - off);
 	return s;
 }
 

@@ -10,14 +10,14 @@ enum mem_kind { MEM_RAM, MEM_ROM };
 
 struct mem_slot {
 	u64 gpa;       /* page-aligned */
-	u64 size;      /* page-aligned */
+	u64 size;      /* page-aligned; 0: not mapped now */
 	u8 *host;      /* start in the memfd mapping */
 	u64 frame;     /* number of the slot's first 4 KiB page in the VM's page arrays */
 	enum mem_kind kind;
 	const char *name;
 };
 
-#define MEM_MAX_SLOTS 16
+#define MEM_MAX_SLOTS 32
 
 /* Called after bytes of a page with decoded code were written, from the writer's thread. */
 struct mem_listener {
@@ -26,7 +26,7 @@ struct mem_listener {
 };
 
 struct mem {
-	struct mem_slot slots[MEM_MAX_SLOTS]; /* sorted by gpa; fixed once the vCPUs run */
+	struct mem_slot slots[MEM_MAX_SLOTS]; /* disjoint, the biggest first; once the vCPUs run only mem_remap changes one, in place */
 	unsigned nslots;
 	u8 *base;        /* the whole memfd mapping */
 	u64 bytes, frames;
@@ -36,6 +36,8 @@ struct mem {
 	bool dirty_log;
 	struct mem_listener listeners[16];
 	unsigned nlisteners;
+	void (*remapped)(void *opaque); /* translations to host memory are stale; set by vm/ */
+	void *remapped_opaque;
 };
 
 /* Maps `bytes` (page multiple) of zeroed guest memory. Returns 0 or -errno with one log line. */
@@ -45,6 +47,16 @@ void mem_free(struct mem *m);
 /* Gives the next `size` bytes of the memfd to guest-physical `gpa`. Before the vCPUs start. 0, or -ENOSPC / -EEXIST
  * (overlap). */
 int mem_add_slot(struct mem *m, gpa_t at, u64 size, enum mem_kind kind, const char *name);
+
+/* The same for pages of the memfd that the caller chooses: frames may be shared by slots (shadow RAM, a ROM's alias). Overlaps are the caller's bug. */
+int mem_add_view(struct mem *m, gpa_t at, u64 size, u64 frame, enum mem_kind kind, const char *name);
+/* Number of the memfd's first page that no slot has used yet. */
+u64 mem_next_frame(const struct mem *m);
+/* Moves, opens or (size 0) closes the slot called `name`, while vCPUs may run; mem_remap_done once after the last of a batch, from the thread whose
+ * guest asked for it: that vCPU sees the change with its next access, the others at their next boundary. Memory-safe for threads in mem_find: at
+ * every moment a slot's gpa and size lie within what its frame has. */
+void mem_remap(struct mem *m, const char *name, u64 at, u64 size, u64 frame, enum mem_kind kind);
+void mem_remap_done(struct mem *m);
 
 /* The slot that holds `at`, or NULL (device or nothing). */
 const struct mem_slot *mem_slot_at(const struct mem *m, gpa_t at);

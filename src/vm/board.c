@@ -53,6 +53,8 @@ struct board {
 	pthread_mutex_t input_lock;
 	u8 input[512];        /* input_lock: typed, and not yet taken by a console */
 	size_t input_len;
+	char debug_line[160]; /* bus->lock: what firmware has said on port 402h since its last newline */
+	size_t debug_len;
 	bool hvc_spoke_last;  /* bus->lock: typed bytes go to the console that wrote last */
 };
 
@@ -167,10 +169,29 @@ static void create_pci(struct board *b)
 	for (unsigned i = 0; i < array_len(routable); i++)
 		cfg.isa[routable[i]] = irq_system_line(b->irq, routable[i]);
 	b->pci = pci_host_create(&b->vm->bus, &b->devs, &cfg);
-	q35_mch_create(b->pci);
+	struct q35_mch *mch = q35_mch_create(b->pci);
+	if (b->vm->firmware.kind != FIRMWARE_NONE) {
+		mch->opaque = b->vm;
+		mch->pam_written = firmware_pam_written;
+		firmware_pam_written(b->vm, (const u8[7]){ 0 });
+	}
 	struct ich9_pm_config pm = { .sci = irq_system_line(b->irq, BOARD_IRQ_SCI), .slp_typ_s5 = BOARD_SLP_TYP_S5 };
 	b->pm = ich9_pm_create(&b->vm->bus, &b->devs, &pm);
 	ich9_lpc_create(b->pci, b->pm);
+}
+
+/* SeaBIOS and debug builds of OVMF speak here, a line at a time. */
+static void debug_output(void *opaque, u8 byte)
+{
+	struct board *b = opaque;
+	if (byte >= ' ' && b->debug_len < sizeof b->debug_line - 1)
+		b->debug_line[b->debug_len++] = (char)byte;
+	if (byte != '\n')
+		return;
+	b->debug_line[b->debug_len] = 0;
+	b->debug_len = 0;
+	if (trace_on(TRACE_FIRMWARE))
+		trace_line(TRACE_FIRMWARE, "%s", b->debug_line);
 }
 
 static void create_legacy(struct board *b)
@@ -185,13 +206,13 @@ static void create_legacy(struct board *b)
 	b->rtc = mc146818_create(bus, &b->devs, hpet_rtc_line(hpet));
 	cmos_set_memory(b->rtc, board_low_ram(b->vm->cfg.memory), board_high_ram(b->vm->cfg.memory), b->vm->ncpus);
 	i8042_create(bus, &b->devs, irq_system_line(b->irq, 1), irq_system_line(b->irq, 12));
-	pc_ports_create(bus, &b->devs, NULL, NULL);
+	pc_ports_create(bus, &b->devs, debug_output, b);
 	struct uart16550_config com1 = { .name = "com1", .port = BOARD_COM1_PORT, .irq = irq_system_line(b->irq, BOARD_IRQ_COM1),
 					 .output = com1_output, .input_space = input_space, .opaque = b };
 	b->com1 = uart16550_create(bus, &b->devs, &com1);
 }
 
-static void create_fw_cfg(struct board *b)
+static int create_fw_cfg(struct board *b)
 {
 	struct fw_cfg *f = fw_cfg_create(&b->vm->bus, &b->devs);
 	struct e820_entry map[E820_MAX];
@@ -200,6 +221,7 @@ static void create_fw_cfg(struct board *b)
 	fw_cfg_set_u16(f, FW_CFG_NB_CPUS, b->vm->ncpus);
 	fw_cfg_set_u16(f, FW_CFG_MAX_CPUS, b->vm->ncpus);
 	fw_cfg_add_file(f, "etc/e820", map, n * sizeof map[0]);
+	return firmware_fw_cfg(b->vm, &b->vm->firmware, f);
 }
 
 /* In a disk's worker thread. */
@@ -281,10 +303,14 @@ int board_create(struct vm *vm)
 	create_interrupts(b);
 	create_pci(b);
 	create_legacy(b);
-	create_fw_cfg(b);
-	err = create_virtio(b);
+	firmware_create_devices(vm, &b->devs);
+	err = create_fw_cfg(b);
+	if (!err)
+		err = create_virtio(b);
 	if (!err && vm->cfg.test_devices)
 		create_test_devices(b);
+	if (!err && vm->firmware.kind != FIRMWARE_NONE)
+		return 0; /* firmware places the BARs */
 	struct pci_windows w = { BOARD_PCI32_BASE, (u64)BOARD_PCI32_LAST + 1, BOARD_PCI_IO_BASE, 0x10000 };
 	return err ? err : pci_assign_bars(b->pci, &w);
 }
@@ -317,6 +343,8 @@ int board_boot(struct vm *vm)
 {
 	char err[512];
 	struct cpu *bsp = vm->vcpus[0].cpu;
+	if (vm->firmware.kind != FIRMWARE_NONE)
+		return 0; /* the reset vector's business */
 	struct boot_request rq = {
 		.kernel = vm->cfg.kernel, .initrd = vm->cfg.initrd, .append = vm->cfg.append, .files = &vm->board->files,
 		.board = { .ncpus = vm->ncpus, .phys_bits = cpu_maxphyaddr(bsp), .ram = vm->cfg.memory },

@@ -132,6 +132,22 @@ void vm_claim_code(void *opaque, struct cpu *c, u64 frame)
 	}
 }
 
+void vm_remapped(void *opaque)
+{
+	struct vm *vm = opaque;
+	if (vcpu_current) /* the next access of this very instruction must see it */
+		mmu_flush_all(vcpu_current->cpu);
+	for (unsigned i = 0; i < vm->ncpus; i++) {
+		struct vcpu *v = &vm->vcpus[i];
+		if (!v->cpu || !v->started)
+			continue;
+		pthread_mutex_lock(&v->code_lock);
+		collapse(v);
+		pthread_mutex_unlock(&v->code_lock);
+		cpu_pend(v->cpu, PEND_CODE);
+	}
+}
+
 void vm_code_written(void *opaque, u64 frame, unsigned first_line, unsigned last_line)
 {
 	struct vm *vm = opaque;

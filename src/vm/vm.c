@@ -254,7 +254,13 @@ static int create_memory(struct vm *vm)
 {
 	const u64 below_hole = 0xb0000000ull; /* ECAM and device windows follow: GUESTS.md "Chipset" */
 	u64 low = min_u64(vm->cfg.memory, below_hole);
-	int err = mem_init(&vm->mem, vm->cfg.memory);
+	int err = firmware_open(&vm->firmware, vm);
+	if (!err)
+		err = mem_init(&vm->mem, vm->cfg.memory + firmware_bytes(&vm->firmware));
+	vm->mem.remapped = vm_remapped;
+	vm->mem.remapped_opaque = vm;
+	if (!err && vm->firmware.kind != FIRMWARE_NONE)
+		return firmware_map(&vm->firmware, &vm->mem, vm->cfg.memory);
 	if (!err)
 		err = mem_add_slot(&vm->mem, gpa(0), low, MEM_RAM, "ram-low");
 	if (!err && vm->cfg.memory > low)
@@ -351,6 +357,7 @@ void vm_destroy(struct vm *vm)
 		vcpu_destroy(&vm->vcpus[i]);
 	}
 	board_destroy(vm);
+	firmware_close(&vm->firmware);
 	cpu_model_free(vm->model);
 	state_buf_free(&vm->poweron);
 	mem_free(&vm->mem);

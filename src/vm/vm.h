@@ -10,6 +10,7 @@
 #include "host/sandbox.h"
 #include "host/time.h"
 #include "mem/mem.h"
+#include "vm/firmware.h"
 #include <pthread.h>
 #include <stdio.h>
 
@@ -22,6 +23,7 @@ enum vm_serial { VM_SERIAL_STDIO, VM_SERIAL_NULL, VM_SERIAL_FILE, VM_SERIAL_CONT
 struct vm_config {
 	const char *name;                     /* NULL: no control socket */
 	const char *folder;                   /* STATE/vms/ID of a VM that stays: for files that belong to it; NULL otherwise */
+	const char *firmware, *firmware_vars; /* auto (NULL), bios, uefi or none; file with UEFI's variables or NULL */
 	const char *kernel, *initrd, *append; /* initrd: comma-separated modules for multiboot */
 	u64 memory;                           /* bytes, multiple of 1 MiB */
 	unsigned cpus;
@@ -71,6 +73,7 @@ struct vm {
 	struct vcpu vcpus[VM_MAX_CPUS];
 	unsigned ncpus;
 	struct cpu_io io;
+	struct firmware firmware;
 	struct board *board;
 	struct loop *loop;          /* the main thread's: back-ends add their descriptors before or while it runs */
 	unsigned promises;          /* SANDBOX_* that back-ends need once the guest runs: collected by vm_create */
@@ -139,6 +142,8 @@ void vm_clock_changed(void *vm);
 void vm_claim_code(void *vm, struct cpu *c, u64 frame);
 void vm_service_code(void *vm, struct cpu *c);
 void vm_code_written(void *vm, u64 frame, unsigned first_line, unsigned last_line);
+/* Guest-physical addresses mean other host memory now: the calling vCPU forgets its translations at once, the others at their next boundary. */
+void vm_remapped(void *vm);
 extern _Thread_local struct vcpu *vcpu_current;
 
 /* ---- board.c ---- */

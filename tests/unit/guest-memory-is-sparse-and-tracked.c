@@ -22,10 +22,10 @@ static int close_all(void **state) { mem_free(&m); return 0; }
 static void slots_are_sorted_and_do_not_overlap(void **state)
 {
 	assert_int_equal(m.nslots, 3);
-	assert_string_equal(m.slots[0].name, "low");
-	assert_string_equal(m.slots[1].name, "rom");
-	assert_string_equal(m.slots[2].name, "high");
-	assert_int_equal(m.slots[2].frame, 0);
+	assert_string_equal(m.slots[0].name, "high"); /* biggest first, so that page walks find RAM at once */
+	assert_string_equal(m.slots[1].name, "low");
+	assert_string_equal(m.slots[2].name, "rom");
+	assert_int_equal(m.slots[0].frame, 0);
 	assert_int_equal(mem_add_slot(&m, gpa(MiB - PAGE_SIZE), 2 * PAGE_SIZE, MEM_RAM, "x"), -EEXIST);
 	assert_int_equal(mem_add_slot(&m, gpa(8 * GiB), MiB, MEM_RAM, "x"), -ENOSPC);
 	assert_int_equal(mem_frame(&m, gpa(0x5000)), 256 + 5);
