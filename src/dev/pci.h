@@ -60,6 +60,8 @@ struct pci_function {
 	 * load: all of it). */
 	u32 (*config_read)(void *dev, unsigned off, unsigned size, u32 value);
 	void (*config_written)(void *dev, unsigned off, unsigned size);
+	/* Optional: BAR n now decodes at base, or nothing. For BARs that show guest memory. */
+	void (*bar_moved)(void *dev, unsigned n, u64 base, bool on);
 	void *dev;
 };
 

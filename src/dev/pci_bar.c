@@ -73,6 +73,8 @@ static void bar_update(struct pci_function *f, unsigned n)
 		bus_move_port(f->host->bus, b->window, b->base, on);
 	else
 		bus_move_mmio(f->host->bus, b->window, b->base, on);
+	if (f->bar_moved)
+		f->bar_moved(f->dev, n, b->base, on);
 }
 
 void pci_bars_update(struct pci_function *f)

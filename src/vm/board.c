@@ -16,6 +16,7 @@
 #include "dev/q35_mch.h"
 #include "dev/uart16550.h"
 #include "host/sandbox.h"
+#include "dev/vga.h"
 #include "irq/irq.h"
 #include "virtio/virtio_balloon.h"
 #include "virtio/virtio_blk.h"
@@ -46,6 +47,7 @@ struct board {
 	struct ich9_pm *pm;
 	struct virtio_balloon *balloon;
 	struct guest_ports *ports;
+	struct vga *vga;      /* NULL: no display */
 	struct boot_files files;
 	struct console console;
 	int console_fd;       /* opened by us for --serial file: and control, else -1 */
@@ -309,6 +311,8 @@ int board_create(struct vm *vm)
 		err = create_virtio(b);
 	if (!err && vm->cfg.test_devices)
 		create_test_devices(b);
+	if (!err && vm->firmware.vga)
+		b->vga = vga_create(b->pci, (unsigned)pci_free_slot(b->pci, SLOT_FIRST_VIRTIO), vm->firmware.vga_frame, FIRMWARE_VGA_BYTES);
 	if (!err && vm->firmware.kind != FIRMWARE_NONE)
 		return 0; /* firmware places the BARs */
 	struct pci_windows w = { BOARD_PCI32_BASE, (u64)BOARD_PCI32_LAST + 1, BOARD_PCI_IO_BASE, 0x10000 };
