@@ -32,7 +32,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { SLOT_FIRST_VIRTIO = 1, SLOT_BALLOON = 24, SLOT_GUEST_PORTS = 25, SLOT_TESTDEV = 30, PORT_DEBUG_EXIT = 0xf4 };
+enum { SLOT_FIRST_VIRTIO = 1, SLOT_BALLOON = 24, SLOT_GUEST_PORTS = 25, SLOT_VGA = 28, SLOT_TESTDEV = 30, PORT_DEBUG_EXIT = 0xf4 };
 
 struct board {
 	struct vm *vm;
@@ -312,7 +312,7 @@ int board_create(struct vm *vm)
 	if (!err && vm->cfg.test_devices)
 		create_test_devices(b);
 	if (!err && vm->firmware.vga)
-		b->vga = vga_create(b->pci, (unsigned)pci_free_slot(b->pci, SLOT_FIRST_VIRTIO), vm->firmware.vga_frame, FIRMWARE_VGA_BYTES);
+		b->vga = vga_create(b->pci, SLOT_VGA, vm->firmware.vga_frame, FIRMWARE_VGA_BYTES);
 	if (!err && vm->firmware.kind != FIRMWARE_NONE)
 		return 0; /* firmware places the BARs */
 	struct pci_windows w = { BOARD_PCI32_BASE, (u64)BOARD_PCI32_LAST + 1, BOARD_PCI_IO_BASE, 0x10000 };

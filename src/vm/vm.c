@@ -270,7 +270,11 @@ static int create_memory(struct vm *vm)
 
 static int create_cpus(struct vm *vm)
 {
-	vm->model = cpu_model_make(vm->cfg.cpu_model, vm->cfg.nested, vm->ncpus, VM_TSC_KHZ);
+	char text[256];
+	/* OVMF maps all that the physical address width allows, in 2 MiB pages: beyond 1 TiB that takes minutes. */
+	bool narrow = vm->firmware.kind == FIRMWARE_UEFI && !strstr(vm->cfg.cpu_model, "phys-bits") && vm->cfg.memory < 512 * GiB;
+	snprintf(text, sizeof text, "%s%s", vm->cfg.cpu_model, narrow ? ",phys-bits=40" : "");
+	vm->model = cpu_model_make(text, vm->cfg.nested, vm->ncpus, VM_TSC_KHZ);
 	if (!vm->model)
 		return -EINVAL;
 	vm->io = (struct cpu_io){ io_port_read, io_port_write, io_mmio_read, io_mmio_write, .claim_code = vm_claim_code,
