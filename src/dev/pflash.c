@@ -82,7 +82,7 @@ static void command(struct pflash *p, u8 c)
 		p->regs.pending = c;
 		set_mode(p, MODE_STATUS);
 		break;
-	case CMD_CLEAR_STATUS: p->regs.status = STATUS_READY; break;
+	case CMD_CLEAR_STATUS: p->regs.status = 0; break; /* with the ready bit: OVMF takes a chip for flash only when the status then reads 0 */
 	case CMD_READ_STATUS: set_mode(p, MODE_STATUS); break;
 	case CMD_READ_ID: set_mode(p, MODE_ID); break;
 	case CMD_CFI: set_mode(p, MODE_CFI); break;
@@ -104,6 +104,7 @@ static void pflash_write(void *dev, u64 off, u64 value, unsigned size)
 	if (trace_on(TRACE_FIRMWARE))
 		trace_line(TRACE_FIRMWARE, "flash %llx <- %llx (mode %u, pending %02x)", (unsigned long long)off, (unsigned long long)value, p->regs.mode, pending);
 	p->regs.pending = 0;
+	p->regs.status |= pending ? STATUS_READY : 0;
 	switch (pending) {
 	case CMD_PROGRAM: case CMD_PROGRAM_ALT: program(p, off, value, size); break;
 	case CMD_ERASE:
