@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -97,27 +98,41 @@ static int make_vars(const char *path, const u8 *data, u64 size)
 	return -err;
 }
 
+static int refuse_vars(int fd, int err, const char *path, const char *what)
+{
+	log_error("--firmware-vars \"%s\": %s", path, what);
+	if (fd >= 0)
+		close(fd);
+	return -err;
+}
+
+/* Locked, so that two VMs cannot write the same variables. */
 static int open_vars(struct firmware *f, const struct image_row *r, const char *path)
 {
+	struct stat st;
 	int err = read_image(r, r->vars, &f->vars, &f->vars_size);
 	if (err || !path)
 		return err;
 	err = make_vars(path, f->vars, f->vars_size);
 	if (err)
 		return err;
-	err = file_open_disk(&f->vars_file, path, false);
-	if (err)
-		return err;
-	if (f->vars_file.size != f->vars_size) {
-		log_error("--firmware-vars \"%s\": %llu bytes; this firmware's variables take %llu: give a copy of %s", path,
-			  (unsigned long long)f->vars_file.size, (unsigned long long)f->vars_size, r->vars);
+	int fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0)
+		return refuse_vars(fd, errno, path, errno == EACCES || errno == EROFS ? "must be writable: UEFI keeps its variables there" : strerror(errno));
+	if (fstat(fd, &st) || !S_ISREG(st.st_mode))
+		return refuse_vars(fd, EINVAL, path, "is not a regular file");
+	if ((u64)st.st_size != f->vars_size) {
+		log_error("--firmware-vars \"%s\": %lld bytes; this firmware's variables take %llu: give a copy of %s", path, (long long)st.st_size,
+			  (unsigned long long)f->vars_size, r->vars);
+		close(fd);
 		return -EINVAL;
 	}
-	struct iovec iov = { f->vars, f->vars_size };
-	err = file_read(&f->vars_file, &iov, 1, 0);
-	if (err)
-		log_error("--firmware-vars \"%s\": %s", path, strerror(-err));
-	return err;
+	if (flock(fd, LOCK_EX | LOCK_NB))
+		return refuse_vars(fd, errno, path, errno == EWOULDBLOCK ? "is in use by another VM" : strerror(errno));
+	if (pread(fd, f->vars, f->vars_size, 0) != (ssize_t)f->vars_size)
+		return refuse_vars(fd, EIO, path, "cannot be read to its end");
+	f->vars_fd = fd;
+	return 0;
 }
 
 /* ---- which ---- */
@@ -173,7 +188,7 @@ static enum firmware_kind choose(const struct vm_config *cfg)
 int firmware_open(struct firmware *f, const struct vm *vm)
 {
 	const struct vm_config *cfg = &vm->cfg;
-	*f = (struct firmware){ .kind = choose(cfg), .vars_file = { .fd = -1 } };
+	*f = (struct firmware){ .kind = choose(cfg), .vars_fd = -1 };
 	const struct image_row *r = row_of(f->kind);
 	if (cfg->firmware_vars && f->kind != FIRMWARE_UEFI) {
 		log_error("--firmware-vars \"%s\": only UEFI keeps variables; add --firmware uefi", cfg->firmware_vars);
@@ -190,8 +205,8 @@ void firmware_close(struct firmware *f)
 {
 	free(f->code);
 	free(f->vars);
-	if (f->kind != FIRMWARE_NONE)
-		file_close(&f->vars_file);
+	if (f->kind != FIRMWARE_NONE && f->vars_fd >= 0)
+		close(f->vars_fd);
 	f->code = f->vars = NULL;
 }
 
@@ -302,9 +317,17 @@ int firmware_map(struct firmware *f, struct mem *m, u64 ram)
 static int store_vars(void *opaque, u64 at, const u8 *data, u64 len)
 {
 	struct firmware *f = opaque;
-	struct iovec iov = { (void *)data, len };
-	int err = f->vars_file.fd < 0 ? 0 : file_write(&f->vars_file, &iov, 1, at);
-	return err || f->vars_file.fd < 0 ? err : file_flush(&f->vars_file);
+	while (f->vars_fd >= 0 && len) {
+		ssize_t n = pwrite(f->vars_fd, data, len, (off_t)at);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -EIO;
+		at += (u64)n;
+		data += n;
+		len -= (u64)n;
+	}
+	return f->vars_fd >= 0 && fdatasync(f->vars_fd) ? -errno : 0;
 }
 
 void firmware_create_devices(struct vm *vm, struct dev_list *devs)

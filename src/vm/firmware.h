@@ -5,7 +5,6 @@
 
 #include "base/base.h"
 #include "dev/fw_cfg.h"
-#include "host/file.h"
 #include "mem/mem.h"
 
 struct vm;
@@ -19,7 +18,7 @@ struct firmware {
 	u8 *code, *vars;           /* file contents until they are in guest memory */
 	u64 code_size, vars_size;  /* bytes, page multiples; vars 0 for a BIOS */
 	u64 code_frame, vars_frame, vga_frame;
-	struct file vars_file;     /* fd -1: the variables live with the VM */
+	int vars_fd;               /* -1: the variables live with the VM */
 	u8 pam[7];                 /* bus->lock; as last applied */
 	bool vga;                  /* the board has a display adapter, so pages for it */
 };
