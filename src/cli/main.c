@@ -2,6 +2,7 @@
 #include "base/log.h"
 #include "cli/cli.h"
 #include "cli/parse.h"
+#include "net/helper.h"
 
 #include <limits.h>
 #include <stdlib.h>
@@ -31,6 +32,11 @@ int main(int argc, char **argv)
 	const char *dir = NULL;
 	int at = 1;
 	json_object_seed(0); /* libjansson would open /dev/urandom when it makes its first object, which may be inside the sandbox */
+	/* helper processes of a machine's network: net/helper.h */
+	if (argc > 1 && !strcmp(argv[1], "net-user"))
+		return net_user_main(argc - 1, argv + 1);
+	if (argc > 1 && !strcmp(argv[1], "net-switch"))
+		return net_switch_main(argc - 1, argv + 1);
 	if (at + 1 < argc && !strcmp(argv[at], "--state")) {
 		dir = argv[at + 1];
 		at += 2;

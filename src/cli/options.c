@@ -4,6 +4,7 @@
 #include "cli/cli.h"
 #include "cli/options.h"
 #include "cpu/core.h"
+#include "net/spec.h"
 #include "proto/rundir.h"
 
 #include <errno.h>
@@ -116,6 +117,18 @@ static int set_serial(struct vm_config *cfg, const char *arg)
 	return -1;
 }
 
+static int add_net(struct vm_config *cfg, const char *arg)
+{
+	struct net_spec spec;
+	char err[256];
+	if (cfg->nnets == VM_MAX_NETS)
+		return usage("--net \"%s\": at most 8 network cards%s", arg, "");
+	if (net_spec_parse(&spec, arg, err, sizeof err))
+		return usage("--net \"%s\": %s", arg, err);
+	cfg->nets[cfg->nnets++] = arg;
+	return -1;
+}
+
 static int set_trace(const char *arg)
 {
 	const char *bad;
@@ -169,6 +182,7 @@ static int set_option(struct vm_config *cfg, enum option_id id, const char *arg)
 			return usage("--disk \"%s\": at most 8 disks%s", arg, "");
 		cfg->disks[cfg->ndisks++] = arg;
 		break;
+	case OPT_NET: return add_net(cfg, arg);
 	case OPT_TESTDEV: cfg->test_devices = true; break;
 	case OPT_NOREBOOT: cfg->no_reboot = true; break;
 	case OPT_TIMEOUT: return set_number("timeout", arg, 1, 10000000, &cfg->timeout_s);

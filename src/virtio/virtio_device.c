@@ -94,6 +94,43 @@ void virtio_push(struct virtio_device *v, unsigned n, u16 head, u32 len)
 	virtq_push(&q, head, len);
 }
 
+void virtio_put(struct virtio_device *v, unsigned n, u16 ahead, u16 head, u32 len)
+{
+	struct virtq q = queue_of(v, n);
+
+	if (virtio_queue_ready(v, n))
+		virtq_put(&q, ahead, head, len);
+}
+
+void virtio_publish(struct virtio_device *v, unsigned n, u16 count)
+{
+	struct virtq q = queue_of(v, n);
+
+	if (virtio_queue_ready(v, n))
+		virtq_publish(&q, count);
+}
+
+bool virtio_arm_more(struct virtio_device *v, unsigned n)
+{
+	struct virtq q = queue_of(v, n);
+
+	return virtio_queue_ready(v, n) && virtq_arm_more(&q);
+}
+
+void virtio_unpop_chains(struct virtio_device *v, unsigned n, u16 count)
+{
+	struct virtq q = queue_of(v, n);
+
+	virtq_unpop(&q, count);
+}
+
+u16 virtio_available(struct virtio_device *v, unsigned n)
+{
+	struct virtq q = queue_of(v, n);
+
+	return virtio_queue_ready(v, n) ? virtq_available(&q) : 0;
+}
+
 void virtio_signal(struct virtio_device *v, unsigned n)
 {
 	if (!virtio_queue_ready(v, n))
@@ -176,6 +213,8 @@ void virtio_write_status(struct virtio_device *v, u8 value)
 	if ((value & VIRTIO_S_FEATURES_OK) && !(old & VIRTIO_S_FEATURES_OK) && !features_acceptable(v))
 		value &= ~VIRTIO_S_FEATURES_OK;
 	v->regs.status = value | (old & VIRTIO_S_NEEDS_RESET);
+	if ((value & ~old) & VIRTIO_S_FEATURES_OK && v->class->started)
+		v->class->started(v);
 	/* The driver may have filled queues before it said that it was ready. */
 	if ((value & ~old) & VIRTIO_S_DRIVER_OK)
 		for (unsigned n = 0; n < v->nqueues; n++)

@@ -32,6 +32,8 @@ struct virtio_class {
 	void (*notify)(struct virtio_device *v, unsigned n);
 	/* Nothing of the driver's may be touched after this returns. bus->lock held. Optional, as the rest. */
 	void (*reset)(struct virtio_device *v);
+	/* The driver has chosen v->regs.driver_features. */
+	void (*started)(struct virtio_device *v);
 	/* The driver wrote device configuration. */
 	void (*config_written)(struct virtio_device *v, unsigned off, unsigned size, u32 value);
 	/* Waits until everything taken from the rings has been given back. bus->lock NOT held. */
@@ -71,6 +73,13 @@ void virtio_unpop(struct virtio_device *v, unsigned n);
 bool virtio_pop_again(struct virtio_device *v, unsigned n, u16 head, struct virtq_chain *c);
 /* Gives it back, `len` bytes written, without an interrupt yet. */
 void virtio_push(struct virtio_device *v, unsigned n, u16 head, u32 len);
+/* For devices that spread one item over several chains: virtq.h says how. */
+void virtio_put(struct virtio_device *v, unsigned n, u16 ahead, u16 head, u32 len);
+void virtio_publish(struct virtio_device *v, unsigned n, u16 count);
+bool virtio_arm_more(struct virtio_device *v, unsigned n);
+void virtio_unpop_chains(struct virtio_device *v, unsigned n, u16 count);
+/* How many chains wait in queue n; 0 when it is not ready. */
+u16 virtio_available(struct virtio_device *v, unsigned n);
 /* Interrupts for what was pushed, if wanted. */
 void virtio_signal(struct virtio_device *v, unsigned n);
 /* Enables notifications of queue n. True if there is already more to do. */

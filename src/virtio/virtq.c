@@ -124,16 +124,42 @@ int virtq_pop(struct virtq *q, struct virtq_chain *c)
 	return 1;
 }
 
-void virtq_push(struct virtq *q, u16 head, u32 len)
+void virtq_put(struct virtq *q, u16 ahead, u16 head, u32 len)
 {
 	struct virtq_regs *r = q->r;
 	u64 elem = (u64)len << 32 | head;
+	u16 at = (u16)(r->next_used + ahead) % r->size;
 
-	mem_write(q->mem, gpa(r->used + 4 + 8 * (u64)(r->next_used % r->size)), &elem, sizeof(elem));
-	r->next_used++;
-	__atomic_thread_fence(__ATOMIC_RELEASE);
-	mem_write_le(q->mem, gpa(r->used + 2), r->next_used, 2);
+	mem_write(q->mem, gpa(r->used + 4 + 8 * (u64)at), &elem, sizeof(elem));
 }
+
+void virtq_publish(struct virtq *q, u16 count)
+{
+	q->r->next_used += count;
+	__atomic_thread_fence(__ATOMIC_RELEASE);
+	mem_write_le(q->mem, gpa(q->r->used + 2), q->r->next_used, 2);
+}
+
+void virtq_push(struct virtq *q, u16 head, u32 len)
+{
+	virtq_put(q, 0, head, len);
+	virtq_publish(q, 1);
+}
+
+bool virtq_arm_more(struct virtq *q)
+{
+	struct virtq_regs *r = q->r;
+	u16 seen = avail_idx(q);
+
+	if (q->event_idx)
+		mem_write_le(q->mem, gpa(r->used + 4 + 8 * (u64)r->size), seen, 2);
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	return avail_idx(q) != seen;
+}
+
+void virtq_unpop(struct virtq *q, u16 count) { q->r->last_avail -= count; }
+
+u16 virtq_available(const struct virtq *q) { return (u16)(avail_idx(q) - q->r->last_avail); }
 
 /* "Used Buffer Notification Suppression" */
 bool virtq_wants_interrupt(struct virtq *q)

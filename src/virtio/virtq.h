@@ -46,6 +46,15 @@ int virtq_pop(struct virtq *q, struct virtq_chain *c);
 int virtq_read_chain(struct virtq *q, u16 head, struct virtq_chain *c);
 /* Gives a chain back with `len` bytes written to it. */
 void virtq_push(struct virtq *q, u16 head, u32 len);
+/* The same for several chains that the driver must see at once: the nth goes `ahead` places after what is published; then all are. */
+void virtq_put(struct virtq *q, u16 ahead, u16 head, u32 len);
+void virtq_publish(struct virtq *q, u16 count);
+/* Asks to be notified of the first chain after those that are available now (which do not suffice). True if one has come meanwhile. */
+bool virtq_arm_more(struct virtq *q);
+/* The last `count` chains that were popped are available again. */
+void virtq_unpop(struct virtq *q, u16 count);
+/* How many chains are available. */
+u16 virtq_available(const struct virtq *q);
 /* Whether the driver wants an interrupt for what was pushed since the last call. */
 bool virtq_wants_interrupt(struct virtq *q);
 /* Asks to be notified of the next available chain. True if one has come meanwhile. */

@@ -32,7 +32,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { SLOT_FIRST_VIRTIO = 1, SLOT_BALLOON = 24, SLOT_GUEST_PORTS = 25, SLOT_VGA = 28, SLOT_TESTDEV = 30, PORT_DEBUG_EXIT = 0xf4 };
+enum { SLOT_FIRST_VIRTIO = 1, SLOT_FIRST_NET = 16, SLOT_BALLOON = 24, SLOT_GUEST_PORTS = 25, SLOT_VGA = 28, SLOT_TESTDEV = 30, PORT_DEBUG_EXIT = 0xf4 };
 
 struct board {
 	struct vm *vm;
@@ -276,7 +276,7 @@ static int create_virtio(struct board *b)
 	}
 	b->balloon = virtio_balloon_create(b->pci, SLOT_BALLOON, &(struct virtio_balloon_config){ 0 });
 	b->ports = guest_ports_create(b->vm, b->pci, SLOT_GUEST_PORTS);
-	return 0;
+	return nets_create(b->vm, b->pci, SLOT_FIRST_NET);
 }
 
 static void create_test_devices(struct board *b)

@@ -53,5 +53,6 @@ void vm_print_stats(struct vm *vm, FILE *out)
 	fprintf(out, "stats: wall_s=%.3f virtual_s=%.3f insns=%llu mips=%.1f\n", seconds(wall), seconds(clock_now(&vm->clock)),
 		(unsigned long long)insns, wall ? (double)insns * 1000 / wall : 0.0);
 	fprintf(out, "stats: own_memory_mib=%.1f\n", (double)own_bytes(vm) / MiB);
+	nets_print_stats(vm, out);
 	print_exits(vm, out);
 }

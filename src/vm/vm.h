@@ -16,6 +16,7 @@
 
 #define VM_MAX_CPUS 64
 #define VM_MAX_DISKS 8
+#define VM_MAX_NETS 8
 #define VM_TSC_KHZ 2000000ull
 
 enum vm_serial { VM_SERIAL_STDIO, VM_SERIAL_NULL, VM_SERIAL_FILE, VM_SERIAL_CONTROL /* readers come and go by the control socket */ };
@@ -34,6 +35,8 @@ struct vm_config {
 	const char *serial_path;
 	const char *disks[VM_MAX_DISKS];
 	unsigned ndisks;
+	const char *nets[VM_MAX_NETS];        /* as net/spec.h reads them */
+	unsigned nnets;
 	bool test_devices, no_reboot, stats;
 	unsigned timeout_s;                   /* 0: none */
 };
@@ -42,6 +45,8 @@ struct vm_config {
 enum vm_end { VM_RUNNING, VM_POWERED_OFF, VM_DIED, VM_DEBUG_EXIT, VM_TIMEOUT, VM_QUIT, VM_REBOOT_REFUSED, VM_HOST_ERROR };
 
 struct vm;
+struct pci_host;
+struct virtio_net;
 
 /* A request to a vCPU's own thread about code; see code.c. */
 struct vm_code_request { u64 frame; u8 first, last; bool claim; u32 *acks; };
@@ -76,6 +81,7 @@ struct vm {
 	struct firmware firmware;
 	struct board *board;
 	struct loop *loop;          /* the main thread's: back-ends add their descriptors before or while it runs */
+	struct virtio_net *nics[VM_MAX_NETS]; /* one per cfg.nets, the board's */
 	unsigned promises;          /* SANDBOX_* that back-ends need once the guest runs: collected by vm_create */
 
 	pthread_mutex_t lock;
@@ -130,6 +136,11 @@ const struct engine_ops *vm_engine(const char *name);
 /* Why `name` (as given with --engine; NULL: auto) means the engine that it means: a sentence for people. */
 const char *vm_engine_reason(const char *name);
 void vm_print_stats(struct vm *vm, FILE *out);
+
+/* ---- nets.c ---- */
+/* A network card per cfg.nets at PCI slots from first_slot. 0 or -errno with one log line. */
+int nets_create(struct vm *vm, struct pci_host *pci, unsigned first_slot);
+void nets_print_stats(struct vm *vm, FILE *out);
 
 /* ---- vcpu.c ---- */
 int vcpu_create(struct vm *vm, unsigned index);
