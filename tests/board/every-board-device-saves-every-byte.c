@@ -11,12 +11,21 @@
 #include "virtio/virtio_balloon.h"
 #include "virtio/virtio_blk.h"
 #include "virtio/virtio_console.h"
+#include "virtio/virtio_net.h"
 #include "virtio/virtio_rng.h"
 #include "virtio/virtio_serial.h"
 #include <stdlib.h>
 
 static struct rig *r;
 static struct disk *disk;
+
+static void add_net(unsigned slot)
+{
+	struct virtio_net_config cfg = { .port = calloc(1, sizeof(struct net_port)), .mac = { 2, 0, 0, 0, 0, 1 }, .pairs = 3, .allow = "" };
+
+	cfg.port->fd = cfg.port->listen_fd = -1;
+	assert_non_null(virtio_net_create(r->pci, slot, &cfg));
+}
 
 static void add_virtio(void)
 {
@@ -26,6 +35,7 @@ static void add_virtio(void)
 	virtio_rng_create(r->pci, 3);
 	virtio_console_create(r->pci, 4, &(struct virtio_console_config){ 0 });
 	virtio_console_create(r->pci, 5, &(struct virtio_console_config){ 0 });
+	add_net(20);
 	virtio_serial_create(r->pci, 6, (const struct virtio_serial_port[]){ { "a" }, { "b" } }, 2);
 	virtio_balloon_create(r->pci, 7, &(struct virtio_balloon_config){ 0 });
 }
@@ -98,7 +108,7 @@ static void every_register_byte_is_saved_and_loaded(void **state)
 		check_instance(&r->devs.item[i]);
 		with_state++;
 	}
-	assert_int_equal(with_state, 28);
+	assert_int_equal(with_state, 31);
 }
 
 static void save_load_save_is_identical(void **state)

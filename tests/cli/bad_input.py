@@ -80,6 +80,33 @@ case("timeout is a word", K + [text, "--timeout", "soon"], 2, ["--timeout", "soo
 case("disk is missing", K + [text, "--disk", path("nodisk.img")], 2, ["nodisk.img"])
 case("disk size is odd", K + [text, "--disk", odd], 2, ["odd.img", "513"])
 case("too many disks", K + [text] + ["--disk", zeros] * 9, 2, ["--disk"])
+import socket
+def net(sentence, value, words):
+    case("network: " + sentence, K + [text, "--net", value], 2, ["--net", value[:40]] + words)
+net("unknown kind", "carrier-pigeon", ["carrier-pigeon", "user, tap, socket and switch"])
+net("unknown option", "user,speed=9", ["\"speed\""])
+net("option of another kind", "tap,hostfwd=tcp::1-:2", ["\"hostfwd\"", "tap"])
+net("option without a value", "user,restrict", ["\"restrict\""])
+net("TAP without a name", "tap", ["ifname"])
+net("TAP name that is too long", "tap,ifname=abcdefghijklmnop", ["15 bytes"])
+net("socket without a path", "socket", ["path"])
+net("socket path that is too long", "socket,path=/tmp/" + "x" * 110, ["107 bytes"])
+net("socket that nobody listens on", "socket,path=" + path("nosocket"), ["nosocket", "No such file", "server=on"])
+net("listening socket in a missing folder", "socket,server=on,path=" + path("no/folder/s"), ["no/folder/s", "No such file"])
+net("listening socket where a file is", "socket,server=on,path=" + text, ["already in use"])
+net("switch without a name", "switch", ["name"])
+net("switch name with a slash", "switch,name=a/b", ["a/b", "letters"])
+net("switch in a missing folder", "switch,path=" + path("no/folder/s"), ["folder", "No such file"])
+net("MAC that is none", "user,mac=12:34", ["mac=12:34"])
+net("MAC of a group", "user,mac=01:00:00:00:00:01", ["even"])
+net("forward without ports", "user,hostfwd=tcp:here", ["hostfwd=tcp:here", "tcp::2222-:22"])
+net("forward to port 0", "user,hostfwd=tcp::0-:22", ["hostfwd"])
+net("mac-spoofing is maybe", "user,mac-spoofing=maybe", ["mac-spoofing=maybe", "on or off"])
+with socket.create_server(("127.0.0.1", 0)) as taken:
+    port = taken.getsockname()[1]
+    net("host port that is taken", f"user,hostfwd=tcp::{port}-:22", [str(port), "in use"])
+case("too many network cards", K + [text] + ["--net", "user"] * 9, 2, ["--net", "at most 8"])
+
 case("unknown option", ["run", "--frobnicate"], 2, ["--frobnicate"])
 case("option without its argument", ["run", "--kernel"], 2, ["--kernel"])
 case("stray argument", K + [text, "stray"], 2, ["stray"])
