@@ -1,6 +1,7 @@
 /* Asking a running machine through its control socket. */
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/state.h"
 #include "proto/rundir.h"
 
 #include <errno.h>
@@ -26,7 +27,10 @@ int cli_connect(const struct cli_call *call, const char *name, struct proto_clie
 			return cli_fail(call, "no-answer", "VM \"%s\" is running, but its control socket cannot be reached: %s", name, strerror(-err));
 		usleep(5000);
 	}
-	return cli_fail(call, "not-running", "VM \"%s\" is not running", name);
+	struct reg_vm vm;
+	int status = cli_get_vm(call, name, &vm);
+	reg_vm_free(&vm);
+	return status ? status : cli_fail(call, "not-running", "VM \"%s\" is not running", name);
 }
 
 json_t *cli_ask(const struct cli_call *call, const char *name, const char *verb, json_t *args)

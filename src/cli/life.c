@@ -222,74 +222,99 @@ static int kill_process(const struct cli_call *call, const char *name)
 	return report_end(call, name, json_pack("{ss ss}", "end", "killed", "reason", "its process did not answer and was killed"));
 }
 
-/* The answer to "wait" within limit_ms; NULL: none (*gone: the process has ended). */
-static json_t *wait_end(struct proto_client *c, json_int_t id, int limit_ms, bool *gone)
+enum outcome { END_TOLD, END_GONE /* the process vanished */, END_SILENT, END_REFUSED /* *end is the answer's sentence */ };
+
+/* Waits for the answer to request `id`, at most limit_ms; a refusal of any request ends it. *end: the caller's. */
+static enum outcome wait_end(struct proto_client *c, json_int_t id, int limit_ms, json_t **end)
 {
 	u64 until = host_now_ns() + (u64)limit_ms * 1000000;
 	int err = 0;
-	*gone = false;
+	*end = NULL;
 	for (;;) {
 		u64 now = host_now_ns();
 		json_t *msg = now < until ? proto_client_receive(c, (int)((until - now) / 1000000) + 1, &err) : NULL;
-		if (!msg) {
-			*gone = err && err != -ETIMEDOUT;
-			return NULL;
-		}
-		json_t *result = json_incref(json_object_get(msg, "result"));
+		if (!msg)
+			return err && err != -ETIMEDOUT ? END_GONE : END_SILENT;
 		bool ours = json_integer_value(json_object_get(msg, "id")) == id, ok = json_is_true(json_object_get(msg, "ok"));
-		const char *text = json_string_value(json_object_get(json_object_get(msg, "error"), "message"));
-		if (!ok && text)
-			log_warn("%s", text);
+		if (ours && ok)
+			*end = json_incref(json_object_get(msg, "result"));
+		else if (!ok)
+			*end = json_incref(json_object_get(json_object_get(msg, "error"), "message"));
 		json_decref(msg);
 		if (ours && ok)
-			return result;
-		json_decref(result);
+			return END_TOLD;
 		if (!ok)
-			return NULL;
+			return END_REFUSED;
 	}
 }
 
 static json_t *vanished(void) { return json_pack("{ss ss}", "end", "crashed", "reason", "its process vanished"); }
 
-static int stop_gently(const struct cli_call *call, const char *name, struct proto_client *c, long limit_s)
+/* Presses the power button and waits. 0 with *end filled, or the exit status after one error line. */
+static int stop_gently(const struct cli_call *call, const char *name, struct proto_client *c, long limit_s, json_t **end)
 {
-	bool gone;
 	json_int_t id = proto_client_send(c, "wait", NULL, NULL, 0);
 	if (id > 0)
 		proto_client_send(c, "power-button", NULL, NULL, 0);
-	json_t *end = wait_end(c, id, (int)limit_s * 1000, &gone);
-	if (end || gone)
-		return report_end(call, name, end ? end : vanished());
-	return cli_fail(call, "no-answer", "VM \"%s\" did not switch itself off within %ld s of its power button: its guest may not listen to it; stop --force pulls the plug",
-			name, limit_s);
+	switch (wait_end(c, id, (int)limit_s * 1000, end)) {
+	case END_TOLD:
+		return 0;
+	case END_GONE:
+		*end = vanished();
+		return 0;
+	case END_REFUSED:
+		cli_fail(call, "refused", "VM \"%s\": %s, or stop it with --force", name, json_string_value(*end) ?: "its power button cannot be pressed");
+		break;
+	case END_SILENT:
+		cli_fail(call, "no-answer",
+			 "VM \"%s\" did not switch itself off within %ld s of its power button: its guest may not listen to it; stop --force pulls the plug", name,
+			 limit_s);
+	}
+	json_decref(*end);
+	*end = NULL;
+	return STATUS_USAGE;
 }
 
 static int stop_by_force(const struct cli_call *call, const char *name, struct proto_client *c)
 {
-	bool gone;
-	json_t *end = wait_end(c, proto_client_send(c, "quit", NULL, NULL, 0), QUIT_LIMIT_MS, &gone);
-	if (end || gone)
-		return report_end(call, name, end ? end : vanished());
+	json_t *end;
+	enum outcome how = wait_end(c, proto_client_send(c, "quit", NULL, NULL, 0), QUIT_LIMIT_MS, &end);
+	if (how == END_TOLD || how == END_GONE)
+		return report_end(call, name, how == END_TOLD ? end : vanished());
+	json_decref(end);
 	return kill_process(call, name);
+}
+
+int cli_stop_vm(const struct cli_call *call, const char *name)
+{
+	struct proto_client c;
+	json_t *end = NULL;
+	int status = cli_connect(call, name, &c);
+	if (status)
+		return status;
+	status = stop_gently(call, name, &c, STOP_DEFAULT_S, &end);
+	if (!status && !rundir_wait_gone(call->state_dir, name, GONE_LIMIT_MS))
+		status = cli_fail(call, "no-answer", "VM \"%s\" has ended, but its process has not", name);
+	json_decref(end);
+	proto_client_close(&c);
+	return status;
 }
 
 int cli_stop_command(struct cli_call *call)
 {
-	const char *name = call->argv[0], *force = cli_option(call, "force");
+	const char *name = call->argv[0];
 	struct proto_client c;
+	json_t *end = NULL;
 	long limit = cli_number(call, "timeout", 1, 86400, STOP_DEFAULT_S);
 	if (limit < 0)
 		return STATUS_USAGE;
 	int status = cli_connect(call, name, &c);
 	if (status)
 		return status;
-	json_t *s = NULL;
-	struct proto_error e;
-	if (!force && (s = proto_call(&c, "status", NULL, NULL, 0, 5000, NULL, NULL, &e)) && !strcmp(json_string_value(json_object_get(s, "state")) ?: "", "paused"))
-		status = cli_fail(call, "paused", "VM \"%s\" is paused and does not feel its power button: nestbox resume %s first, or stop --force", name, name);
-	else
-		status = force ? stop_by_force(call, name, &c) : stop_gently(call, name, &c, limit);
-	json_decref(s);
+	if (cli_option(call, "force"))
+		status = stop_by_force(call, name, &c);
+	else if (!(status = stop_gently(call, name, &c, limit, &end)))
+		status = report_end(call, name, end);
 	proto_client_close(&c);
 	return status;
 }
