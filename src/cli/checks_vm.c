@@ -36,7 +36,7 @@ static bool has_saved_state(const struct check_subject *s)
 bool check_saved(const struct check_subject *s, char *detail, size_t size)
 {
 	bool saved = has_saved_state(s) && !s->cfg.nested; /* options cannot change while there is saved state, so with nested=on it has VT-x in it */
-	snprintf(detail, size, saved ? "there is saved state; start it and shut it down to keep what runs in it" : "there is none without VT-x");
+	snprintf(detail, size, saved ? "there is saved state; start it and shut it down to keep what runs in it" : "there is none");
 	return !saved;
 }
 

@@ -142,11 +142,11 @@ static int report_failure(const struct cli_call *call, const struct reg_vm *vm, 
 	return cli_fail(call, "start-failed", "VM \"%s\" does not start: %s", vm->name, words);
 }
 
+/* By its status file, not by asking it: a quick guest may have switched itself off by now. */
 static int report_start(const struct cli_call *call, const char *name)
 {
-	json_t *s = cli_ask(call, name, "status", NULL);
-	if (!s)
-		return STATUS_USAGE;
+	json_t *s = NULL;
+	rundir_alive(call->state_dir, name, &s, NULL);
 	const char *engine = json_string_value(json_object_get(s, "engine")), *reason = json_string_value(json_object_get(s, "engine_reason"));
 	int pid = (int)json_integer_value(json_object_get(s, "pid"));
 	if (call->json)
