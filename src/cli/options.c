@@ -154,6 +154,7 @@ static int set_option(struct vm_config *cfg, enum option_id id, const char *arg)
 			return usage("--firmware \"%s\": must be auto, bios, uefi or none%s", arg, "");
 		cfg->firmware = arg;
 		break;
+	case OPT_SCREENSHOT: cfg->screenshot = arg; break;
 	case OPT_FIRMWAREVARS: cfg->firmware_vars = arg; break;
 	case OPT_INITRD: cfg->initrd = arg; break;
 	case OPT_APPEND: cfg->append = arg; break;

@@ -208,6 +208,8 @@ static int run_machine(struct vm *vm, struct ctl **ctl, struct rundir *r, void (
 		main_loop(vm);
 	}
 	bool stopped = vm_stop(vm);
+	if (stopped)
+		vm_last_screenshot(vm);
 	int status = status_of(vm);
 	/* What the guest said comes before what we say. */
 	if (vm->cfg.serial != VM_SERIAL_CONTROL)

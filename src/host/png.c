@@ -44,7 +44,7 @@ static void write_rows(png_structp png, png_infop info, u8 *row, const u32 *pixe
 	png_write_end(png, NULL);
 }
 
-int png_write_fd(int fd, const u32 *pixel, u32 width, u32 height)
+int host_write_png(int fd, const u32 *pixel, u32 width, u32 height)
 {
 	struct sink s = { .fd = fd };
 	png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, NULL, on_error, on_warning);

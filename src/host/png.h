@@ -5,6 +5,6 @@
 #include "base/base.h"
 
 /* width x height pixels 00RRGGBBh to an open file descriptor. 0 or -errno, nothing logged. */
-int png_write_fd(int fd, const u32 *pixel, u32 width, u32 height);
+int host_write_png(int fd, const u32 *pixel, u32 width, u32 height);
 
 #endif

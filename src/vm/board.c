@@ -229,6 +229,7 @@ static int create_fw_cfg(struct board *b)
 /* In a disk's worker thread. */
 static void disk_failed(void *vm, struct disk *d, const char *text) { vm_hold(vm, text); }
 
+struct vga *board_display(struct vm *vm) { return vm->board->vga; }
 struct disk *board_disk(struct vm *vm, unsigned i) { return i < vm->board->ndisks ? vm->board->disks[i] : NULL; }
 
 void board_retry_disks(struct vm *vm)

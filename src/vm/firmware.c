@@ -198,7 +198,10 @@ int firmware_open(struct firmware *f, const struct vm *vm)
 		return 0;
 	f->vga = true;
 	int err = read_image(r, r->code, &f->code, &f->code_size);
-	return err || !r->vars ? err : open_vars(f, r, cfg->firmware_vars);
+	char own[4096];
+	snprintf(own, sizeof own, "%s/uefi-vars.fd", cfg->folder ? cfg->folder : "");
+	const char *vars = cfg->firmware_vars ? cfg->firmware_vars : cfg->folder ? own : NULL;
+	return err || !r->vars ? err : open_vars(f, r, vars);
 }
 
 void firmware_close(struct firmware *f)

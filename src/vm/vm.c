@@ -1,5 +1,6 @@
 /* The machine as a whole: build, start, pause, reset, state, end. */
 #include "vm/vm.h"
+#include "vm/display.h"
 #include "base/log.h"
 #include "cpu/core.h"
 #include "cpu/mmu.h"
@@ -338,6 +339,8 @@ int vm_create(struct vm *vm, const struct vm_config *cfg)
 	err = create_cpus(vm);
 	if (!err)
 		err = mem_add_listener(&vm->mem, (struct mem_listener){ vm_code_written, vm });
+	if (!err)
+		err = display_open(vm);
 	if (!err)
 		err = board_create(vm);
 	if (err)

@@ -25,6 +25,7 @@ struct vm_config {
 	const char *name;                     /* NULL: no control socket */
 	const char *folder;                   /* STATE/vms/ID of a VM that stays: for files that belong to it; NULL otherwise */
 	const char *firmware, *firmware_vars; /* auto (NULL), bios, uefi or none; file with UEFI's variables or NULL */
+	const char *screenshot;               /* file that gets a picture of the screen at the end; NULL: none */
 	const char *kernel, *initrd, *append; /* initrd: comma-separated modules for multiboot */
 	u64 memory;                           /* bytes, multiple of 1 MiB */
 	unsigned cpus;
@@ -96,6 +97,7 @@ struct vm {
 	bool hold_wanted;           /* lock: vm_hold was called */
 	int event_fd;               /* wakes the main loop when end or reset_wanted changes */
 	struct state_buf poweron;   /* all device and CPU state at power-on: RESET loads it */
+	int screenshot_fd;          /* cfg.screenshot, opened before the sandbox closes; -1: none */
 	int statm_fd;               /* /proc/self/statm, opened before the sandbox closes */
 	u64 start_host_ns;
 	bool input_closed;          /* main loop's: nobody types (any more) */
@@ -106,6 +108,8 @@ struct vm {
 /* Builds the machine and loads the kernel. 0, or -errno with one log line. */
 int vm_create(struct vm *vm, const struct vm_config *cfg);
 void vm_destroy(struct vm *vm);
+/* --screenshot-at-exit, once the vCPUs have stopped. One log line when it fails. */
+void vm_last_screenshot(struct vm *vm);
 
 /* Starts the vCPU threads; returns at once. 0 or -errno. */
 int vm_start(struct vm *vm);
@@ -168,6 +172,7 @@ struct guest_ports *board_guest_ports(struct vm *vm);
 /* The user presses the power button: an operating system that listens shuts itself down. Any thread. */
 void board_power_button(struct vm *vm);
 /* The i-th --disk (host/disk.h), NULL after the last. */
+struct vga *board_display(struct vm *vm);        /* NULL: the machine has no display */
 struct disk *board_disk(struct vm *vm, unsigned i);
 void board_retry_disks(struct vm *vm);
 /* Console output, see vm/console.h: drain from the main loop (true: go on when board_console_fd can be written), abandon before stopping
