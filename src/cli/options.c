@@ -154,6 +154,11 @@ static int set_option(struct vm_config *cfg, enum option_id id, const char *arg)
 			return usage("--firmware \"%s\": must be auto, bios, uefi or none%s", arg, "");
 		cfg->firmware = arg;
 		break;
+	case OPT_CDROM:
+		if (cfg->cdrom)
+			return usage("--cdrom \"%s\": the machine has one drive, and \"%s\" is in it already", arg, cfg->cdrom);
+		cfg->cdrom = arg;
+		break;
 	case OPT_SCREENSHOT: cfg->screenshot = arg; break;
 	case OPT_FIRMWAREVARS: cfg->firmware_vars = arg; break;
 	case OPT_INITRD: cfg->initrd = arg; break;
@@ -211,8 +216,8 @@ static int check_config(const struct vm_config *cfg)
 	if (cfg->serial == VM_SERIAL_CONTROL && !cfg->name)
 		return usage("--serial control needs --name, by which nestbox console finds the machine%s%s", "", "");
 	bool none = cfg->firmware && !strcmp(cfg->firmware, "none"), asked = cfg->firmware && !none && strcmp(cfg->firmware, "auto");
-	if (!cfg->kernel && (none || (!asked && !cfg->ndisks)))
-		return usage("nothing to boot: give --kernel FILE or --disk FILE%s%s", "", "");
+	if (!cfg->kernel && (none || (!asked && !cfg->ndisks && !cfg->cdrom)))
+		return usage("nothing to boot: give --kernel FILE, --disk FILE or --cdrom FILE%s%s", "", "");
 	if (cfg->kernel && asked)
 		return usage("--kernel \"%s\" and --firmware %s: a kernel is started without firmware; leave one of them out", cfg->kernel, cfg->firmware);
 	return -1;

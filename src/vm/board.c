@@ -2,6 +2,7 @@
  * ACPI tables are made from the same numbers. */
 #include "base/log.h"
 #include "boot/boot.h"
+#include "dev/ahci.h"
 #include "dev/debug_exit.h"
 #include "dev/fw_cfg.h"
 #include "dev/hpet.h"
@@ -36,6 +37,8 @@ enum { SLOT_FIRST_VIRTIO = 1, SLOT_FIRST_NET = 16, SLOT_BALLOON = 24, SLOT_GUEST
 
 struct board {
 	struct vm *vm;
+	struct ahci *ahci;     /* NULL: no SATA controller */
+	struct disk *cdrom;
 	struct disk *disks[VM_MAX_DISKS];
 	unsigned ndisks;
 	struct dev_list devs;
@@ -206,6 +209,8 @@ static void create_legacy(struct board *b)
 	struct hpet *hpet = hpet_create(bus, &b->devs, hpet_lines);
 	i8254_create(bus, &b->devs, hpet_pit_line(hpet));
 	b->rtc = mc146818_create(bus, &b->devs, hpet_rtc_line(hpet));
+	cmos_set(b->rtc, 0x3d, 0x32); /* SeaBIOS's boot order: hard disk, then CD-ROM; no floppy signature is looked for */
+	cmos_set(b->rtc, 0x38, 0x01);
 	cmos_set_memory(b->rtc, board_low_ram(b->vm->cfg.memory), board_high_ram(b->vm->cfg.memory), b->vm->ncpus);
 	i8042_create(bus, &b->devs, irq_system_line(b->irq, 1), irq_system_line(b->irq, 12));
 	pc_ports_create(bus, &b->devs, debug_output, b);
@@ -238,13 +243,38 @@ void board_retry_disks(struct vm *vm)
 		disk_retry(vm->board->disks[i]);
 }
 
+/* The controller is there with firmware, which looks for it, and when something is plugged into it. */
+static int attach_sata(struct board *b, struct disk *d, bool cdrom, const char *serial, const char *text)
+{
+	if (!b->ahci)
+		b->ahci = ahci_create(b->pci, 31, 2);
+	if (!ahci_attach(b->ahci, d, cdrom, serial))
+		return 0;
+	log_error("%s \"%s\": the SATA controller has %d ports, and all are taken", cdrom ? "--cdrom" : "--disk", text, AHCI_PORTS);
+	return -ENOSPC;
+}
+
+static int create_cdrom(struct board *b)
+{
+	const char *path = b->vm->cfg.cdrom;
+	struct disk_spec spec = { .format = "raw", .bus = DISK_BUS_AHCI, .read_only = true };
+	if (!path)
+		return 0;
+	if (snprintf(spec.path, sizeof spec.path, "%s", path) >= (int)sizeof spec.path) {
+		log_error("--cdrom \"%.60s...\": the file's name is too long", path);
+		return -ENAMETOOLONG;
+	}
+	int err = disk_open(&b->cdrom, &spec);
+	return err ? err : attach_sata(b, b->cdrom, true, "nestbox-cd", path);
+}
+
 static int create_disk(struct board *b, const char *text, unsigned number, unsigned slot)
 {
 	char id[DISK_SERIAL_MAX + 1];
 	struct disk_spec spec;
 	struct disk *d = NULL;
 	int err = disk_spec_parse(&spec, text);
-	if (!err && spec.bus != DISK_BUS_VIRTIO) {
+	if (!err && spec.bus != DISK_BUS_VIRTIO && spec.bus != DISK_BUS_AHCI) {
 		log_error("--disk \"%s\": this machine has no controller for that bus", text);
 		err = -EINVAL;
 	}
@@ -258,6 +288,8 @@ static int create_disk(struct board *b, const char *text, unsigned number, unsig
 	if (disk_needs_server(d))
 		b->vm->promises |= SANDBOX_DISK_SERVER;
 	snprintf(id, sizeof id, "nestbox-disk%u", number);
+	if (spec.bus == DISK_BUS_AHCI)
+		return attach_sata(b, d, false, spec.serial[0] ? spec.serial : id, text);
 	struct virtio_blk_config cfg = { .disk = d, .queues = b->vm->ncpus < VIRTIO_MAX_QUEUES ? b->vm->ncpus : VIRTIO_MAX_QUEUES,
 					 .id = spec.serial[0] ? spec.serial : id };
 	virtio_blk_create(b->pci, slot, &cfg);
@@ -275,6 +307,11 @@ static int create_virtio(struct board *b)
 		if (err)
 			return err;
 	}
+	int err = create_cdrom(b);
+	if (err)
+		return err;
+	if (b->vm->firmware.kind != FIRMWARE_NONE && !b->ahci)
+		b->ahci = ahci_create(b->pci, 31, 2);
 	b->balloon = virtio_balloon_create(b->pci, SLOT_BALLOON, &(struct virtio_balloon_config){ 0 });
 	b->ports = guest_ports_create(b->vm, b->pci, SLOT_GUEST_PORTS);
 	return nets_create(b->vm, b->pci, SLOT_FIRST_NET);
@@ -328,6 +365,7 @@ void board_destroy(struct vm *vm)
 	dev_list_free(&vm->board->devs);
 	for (unsigned i = 0; i < vm->board->ndisks; i++)
 		disk_close(vm->board->disks[i]);
+	disk_close(vm->board->cdrom);
 	boot_files_close(&vm->board->files);
 	if (vm->board->console_fd >= 0)
 		close(vm->board->console_fd);

@@ -25,6 +25,7 @@ struct vm_config {
 	const char *name;                     /* NULL: no control socket */
 	const char *folder;                   /* STATE/vms/ID of a VM that stays: for files that belong to it; NULL otherwise */
 	const char *firmware, *firmware_vars; /* auto (NULL), bios, uefi or none; file with UEFI's variables or NULL */
+	const char *cdrom;                    /* ISO image or NULL */
 	const char *screenshot;               /* file that gets a picture of the screen at the end; NULL: none */
 	const char *kernel, *initrd, *append; /* initrd: comma-separated modules for multiboot */
 	u64 memory;                           /* bytes, multiple of 1 MiB */
