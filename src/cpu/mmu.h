@@ -51,13 +51,15 @@ struct tlb_entry {
 	u32 frame;   /* mem/ page number; TLB_NO_FRAME with TLB_IO */
 };
 
-#define TLB_ENTRIES 1024 /* per context; direct-mapped by page number */
+#define TLB_ENTRIES 1024 /* per context; by page number */
+#define TLB_REGIONS 1024 /* bits of the filters below */
 struct tlb_ctx {
-	struct tlb_entry e[TLB_ENTRIES];
-	u64 used[TLB_ENTRIES / 64]; /* which entries may be filled */
-	/* Which large pages may have pieces here, so that INVLPG of a small page need not look: bit n = some region
-	 * with number n mod 64. */
-	u64 large, huge;
+	/* Only the first half is looked at by hits. An entry that another page replaces moves to the second half, same place, and comes back
+	 * without a walk when it is wanted: the kernel's and a program's pages collide all the time. */
+	struct tlb_entry e[2 * TLB_ENTRIES];
+	u64 used[2 * TLB_ENTRIES / 64]; /* which entries may be filled */
+	/* Which large pages may have pieces here, so that INVLPG of a small page need not look: a bit per hashed region number. */
+	u64 large[TLB_REGIONS / 64], huge[TLB_REGIONS / 64];
 };
 
 /* What a context's translations depend on. `key` holds the mode bits that decide permissions (CR0.PG WP, CR4.PSE PAE
@@ -90,14 +92,16 @@ struct tlb_fast {
 	u64 pad_;
 };
 struct tlb_jump { u64 rip; void *code; };
-#define TLB_JUMP_BITS 11
+#define TLB_JUMP_BITS 13
 #define TLB_JUMPS (1u << TLB_JUMP_BITS)
+#define TLB_JUMP_PAGES 4096
 static inline unsigned mmu_jump_slot(u64 rip) { return (u32)(rip ^ rip >> TLB_JUMP_BITS) >> 1 & (TLB_JUMPS - 1); }
 struct tlb_bank {
 	struct tlb_fast e[TLB_ENTRIES];
 	struct tlb_jump jump[TLB_JUMPS];
-	u64 jump_pages; /* bit n: some page with number n mod 64 has an entry in jump */
-	bool ready;
+	u64 jump_pages[TLB_JUMP_PAGES / 64]; /* a bit per hashed page number: the page may have an entry in jump, or return addresses on the host's stack */
+	u64 jump_local[TLB_JUMPS / 64];      /* which entries are not of global pages */
+	bool ready, any_jump, any_local;
 };
 
 #define TLB_CONTEXTS 24
@@ -107,7 +111,8 @@ struct tlb {
 	struct tlb_tag *cur_tag;
 	u64 tick;
 	struct tlb_bank *banks;   /* [context * 3 + class], and one that stays empty for class 3; NULL when no engine asked for them */
-	u32 jump_gen;             /* counts what may have changed an address in a jump table, whether it was there or not */
+	u32 jump_gen;             /* counts what may have changed an address in a jump table or on the host's stack */
+	struct tlb_bank *cur_bank[4]; /* the active context's, by class; NULL: not ready */
 	u8 *maybe_written;        /* per frame: bit n = a context whose number mod 8 is n may give write permission */
 	struct tlb_tag tag[TLB_CONTEXTS];
 	struct ntlb_entry ntlb[NTLB_ENTRIES];
@@ -148,11 +153,18 @@ void mmu_destroy(struct cpu *c);
 
 /* ---- banks for translated code ---- */
 int mmu_banks_create(struct cpu *c);
+struct tlb_bank *mmu_bank_ready(struct cpu *c);
 /* The bank of the current context and class; never NULL once created. */
-struct tlb_bank *mmu_bank(struct cpu *c);
+static inline struct tlb_bank *mmu_bank(struct cpu *c)
+{
+	struct tlb_bank *b = c->tlb->cur_bank[c->acc_class];
+	return likely(b != NULL) ? b : mmu_bank_ready(c);
+}
 /* Copies what entry e of the current context permits to the current class. */
 void mmu_bank_fill(struct cpu *c, const struct tlb_entry *e);
 void mmu_bank_jump(struct cpu *c, u64 rip, void *code);
+/* Host code of rip's page is entered, not through the table: what it leaves on the host's stack has to be found by invalidations. */
+void mmu_bank_runs(struct cpu *c, u64 rip);
 /* All host code goes away. */
 void mmu_banks_drop_jumps(struct cpu *c);
 
@@ -184,6 +196,9 @@ static inline struct tlb_entry *mmu_hit(const struct cpu *c, u64 la, u32 need)
 	struct tlb_entry *e = &c->tlb->cur->e[(la >> 12) & (TLB_ENTRIES - 1)];
 	return likely(e->tag == (la & PAGE_MASK) && (e->perm & need) == need) ? e : NULL;
 }
+
+/* The same, and an entry that was replaced comes back into place. */
+struct tlb_entry *mmu_recall(struct cpu *c, u64 la, u32 need);
 
 static must_inline u64 mmu_host_load(const void *p, unsigned size) { return host_load(p, size); }
 static must_inline void mmu_host_store(void *p, unsigned size, u64 v) { host_store(p, size, v); }

@@ -94,6 +94,9 @@ struct tlb_entry *mmu_fill(struct cpu *c, u64 la, u32 acc, unsigned cls)
 	struct tlb_entry *e = NULL;
 	enum walk_end end;
 	tlb_check_context(c);
+	e = mmu_recall(c, la, paging_need(acc, cls));
+	if (e)
+		return e;
 	c->stats.tlb_misses++;
 	do
 		end = fill_once(c, la, acc, cls, &e);

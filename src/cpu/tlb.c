@@ -2,7 +2,9 @@
  * address space: (VPID, nested root, PCID) plus the mode bits that permissions depend on. The manual's invalidations
  * name VPID, PCID or nested root, so each drops entries of every context that matches; dropping more than the manual
  * asks for is always allowed (SDM "Operations that Invalidate TLBs and Paging-Structure Caches"). Surprise: entries
- * of another context's global pages are not shared, only found again by a walk. */
+ * of another context's global pages are not shared, only found again by a walk.
+ *
+ * Invariant: what a bank holds is in the TLB, in one of the two places of its page. */
 #include "cpu/paging.h"
 
 #include <errno.h>
@@ -10,6 +12,7 @@
 #include <sys/mman.h>
 
 #define INDEX(la) (((la) >> 12) & (TLB_ENTRIES - 1))
+#define OTHER(i) ((i) + TLB_ENTRIES)
 #define LARGE_SHIFT 22 /* covers pages of 2 MiB and, with CR4.PSE, 4 MiB */
 #define HUGE_SHIFT 30
 
@@ -44,33 +47,65 @@ static bool same_tag(const struct tlb_tag *a, const struct tlb_tag *b)
 
 static void bank_entry_clear(struct tlb_bank *b, unsigned i) { b->e[i].r = b->e[i].w = (u64)(i ^ 1) << 12; }
 
-static void bank_drop(struct tlb *t, struct tlb_ctx *x, unsigned i)
+static void bank_drop(struct tlb *t, struct tlb_ctx *x, u64 la)
 {
 	if (!t->banks)
 		return;
 	struct tlb_bank *b = &t->banks[3 * (x - t->ctx)];
+	unsigned i = INDEX(la);
 	for (unsigned cls = 0; cls < 3; cls++)
-		if (b[cls].ready)
+		if (b[cls].ready && (b[cls].e[i].r == la || b[cls].e[i].w == la))
 			bank_entry_clear(&b[cls], i);
 }
+
+/* ---- jump tables ---- */
+static unsigned jump_page(u64 la) { return (unsigned)((la >> 12) ^ (la >> 24)) & (TLB_JUMP_PAGES - 1); }
+
+/* Its slot is another one: no address that a guest jumps to can match. */
+static void jump_clear(struct tlb_bank *b, unsigned i) { b->jump[i].rip = i ? 0 : 2; }
 
 static void bank_clear_jumps(struct tlb_bank *b)
 {
 	for (unsigned i = 0; i < TLB_JUMPS; i++)
-		b->jump[i].rip = i ? 0 : 2; /* whose slot is another one: no address that a guest jumps to can match */
-	b->jump_pages = 0;
+		jump_clear(b, i);
+	memset(b->jump_pages, 0, sizeof b->jump_pages);
+	memset(b->jump_local, 0, sizeof b->jump_local);
+	b->any_jump = b->any_local = false;
 }
 
-/* pages: as jump_pages; when none of them can be there nothing is done. */
-static void bank_drop_jumps(struct tlb *t, struct tlb_ctx *x, u64 pages)
+static void bank_clear_local_jumps(struct tlb_bank *b)
+{
+	for (unsigned k = 0; k < array_len(b->jump_local); k++) {
+		for (u64 m = b->jump_local[k]; m; m &= m - 1)
+			jump_clear(b, 64 * k + (unsigned)__builtin_ctzll(m));
+		b->jump_local[k] = 0;
+	}
+	b->any_local = false;
+}
+
+/* Of all pages, but for global ones when those are kept. */
+static void drop_jumps(struct tlb *t, struct tlb_ctx *x, bool keep_global)
 {
 	if (!t->banks)
 		return;
 	struct tlb_bank *b = &t->banks[3 * (x - t->ctx)];
 	t->jump_gen++;
 	for (unsigned cls = 0; cls < 3; cls++)
-		if (b[cls].jump_pages & pages)
+		if (keep_global ? b[cls].any_local : b[cls].any_jump)
+			(keep_global ? bank_clear_local_jumps : bank_clear_jumps)(&b[cls]);
+}
+
+static void drop_page_jumps(struct tlb *t, struct tlb_ctx *x, u64 la)
+{
+	if (!t->banks)
+		return;
+	struct tlb_bank *b = &t->banks[3 * (x - t->ctx)];
+	unsigned n = jump_page(la);
+	for (unsigned cls = 0; cls < 3; cls++)
+		if (b[cls].jump_pages[n / 64] & bit(n % 64)) {
+			t->jump_gen++;
 			bank_clear_jumps(&b[cls]);
+		}
 }
 
 int mmu_banks_create(struct cpu *c)
@@ -82,16 +117,17 @@ int mmu_banks_create(struct cpu *c)
 	return 0;
 }
 
-struct tlb_bank *mmu_bank(struct cpu *c)
+struct tlb_bank *mmu_bank_ready(struct cpu *c)
 {
 	struct tlb *t = c->tlb;
 	struct tlb_bank *b = &t->banks[c->acc_class == 3 ? BANKS - 1 : 3 * (unsigned)(t->cur - t->ctx) + c->acc_class];
-	if (unlikely(!b->ready)) {
+	if (!b->ready) {
 		for (unsigned i = 0; i < TLB_ENTRIES; i++)
 			bank_entry_clear(b, i);
 		bank_clear_jumps(b);
 		b->ready = true;
 	}
+	t->cur_bank[c->acc_class] = b;
 	return b;
 }
 
@@ -100,8 +136,9 @@ void mmu_bank_fill(struct cpu *c, const struct tlb_entry *e)
 	unsigned cls = c->acc_class, i = INDEX(e->tag);
 	if (cls == 3 || e != &c->tlb->cur->e[i])
 		return;
-	struct tlb_fast *f = &mmu_bank(c)->e[i];
-	bank_entry_clear(mmu_bank(c), i);
+	struct tlb_bank *b = mmu_bank(c);
+	struct tlb_fast *f = &b->e[i];
+	bank_entry_clear(b, i);
 	f->host = (u8 *)(e->tag + e->addend);
 	if (e->perm & TLB_R(cls))
 		f->r = e->tag;
@@ -109,33 +146,49 @@ void mmu_bank_fill(struct cpu *c, const struct tlb_entry *e)
 		f->w = e->tag;
 }
 
+void mmu_bank_runs(struct cpu *c, u64 rip)
+{
+	struct tlb_bank *b = mmu_bank(c);
+	unsigned n = jump_page(rip);
+	b->jump_pages[n / 64] |= bit(n % 64);
+	b->any_jump = true;
+}
+
 void mmu_bank_jump(struct cpu *c, u64 rip, void *code)
 {
 	if (c->acc_class == 3)
 		return;
 	struct tlb_bank *b = mmu_bank(c);
-	b->jump[mmu_jump_slot(rip)] = (struct tlb_jump){ rip, code };
-	b->jump_pages |= bit((rip >> 12) & 63);
+	unsigned i = mmu_jump_slot(rip);
+	mmu_bank_runs(c, rip);
+	b->jump[i] = (struct tlb_jump){ rip, code };
+	if (mmu_hit(c, rip, TLB_GLOBAL)) {
+		b->jump_local[i / 64] &= ~bit(i % 64);
+	} else {
+		b->jump_local[i / 64] |= bit(i % 64);
+		b->any_local = true;
+	}
 }
 
 void mmu_banks_drop_jumps(struct cpu *c)
 {
 	for (unsigned i = 0; c->tlb->banks && i < BANKS; i++)
-		if (c->tlb->banks[i].jump_pages)
+		if (c->tlb->banks[i].any_jump)
 			bank_clear_jumps(&c->tlb->banks[i]);
 }
 
 static void clear_entry(struct tlb *t, struct tlb_ctx *x, unsigned i)
 {
+	if (x->e[i].tag != TLB_EMPTY)
+		bank_drop(t, x, x->e[i].tag);
 	x->e[i].tag = TLB_EMPTY;
 	x->e[i].perm = 0;
-	bank_drop(t, x, i);
 }
 
-/* Drops the filled entries for which (perm & keep) == 0. */
+/* Drops the filled entries for which (perm & keep) == 0; keep: 0 or TLB_GLOBAL. */
 static void drop(struct tlb *t, struct tlb_ctx *x, u32 keep)
 {
-	bank_drop_jumps(t, x, ~(u64)0);
+	drop_jumps(t, x, keep);
 	for (unsigned i = 0; i < array_len(x->used); i++) {
 		u64 left = 0;
 		for (u64 m = x->used[i]; m; m &= m - 1) {
@@ -147,19 +200,25 @@ static void drop(struct tlb *t, struct tlb_ctx *x, u32 keep)
 		}
 		x->used[i] = left;
 	}
-	if (!keep)
-		x->large = x->huge = 0;
+	if (!keep) {
+		memset(x->large, 0, sizeof x->large);
+		memset(x->huge, 0, sizeof x->huge);
+	}
 }
 
 /* A context that was never used still has to get its empty tags. */
 static void first_use(struct tlb *t, struct tlb_ctx *x)
 {
-	for (unsigned i = 0; i < TLB_ENTRIES; i++)
-		clear_entry(t, x, i);
+	for (unsigned i = 0; i < array_len(x->e); i++)
+		x->e[i].tag = TLB_EMPTY;
 }
 
 static void make_current(struct tlb *t, unsigned i)
 {
+	memset(t->cur_bank, 0, sizeof t->cur_bank);
+	for (unsigned cls = 0; t->banks && cls < 3; cls++)
+		if (t->banks[3 * i + cls].ready)
+			t->cur_bank[cls] = &t->banks[3 * i + cls];
 	t->cur = &t->ctx[i];
 	t->cur_tag = &t->tag[i];
 	t->cur_tag->lru = ++t->tick;
@@ -246,12 +305,50 @@ void tlb_open(struct cpu *c, struct tlb_entry *e, u32 direct)
 	e->perm |= direct;
 }
 
+/* The region's bit in a filter. */
+static unsigned region(u64 la, unsigned shift) { return (unsigned)((la >> shift) * 0x9e3779b97f4a7c15ull >> 54); }
+
 static void note_large(struct tlb_ctx *x, u64 la, u32 perm)
 {
+	unsigned l = region(la, LARGE_SHIFT), h = region(la, HUGE_SHIFT);
 	if (perm & TLB_LARGE)
-		x->large |= bit((la >> LARGE_SHIFT) & 63);
+		x->large[l / 64] |= bit(l % 64);
 	if (perm & TLB_HUGE)
-		x->huge |= bit((la >> HUGE_SHIFT) & 63);
+		x->huge[h / 64] |= bit(h % 64);
+}
+
+static void swap_entries(struct tlb_ctx *x, unsigned i)
+{
+	struct tlb_entry was = x->e[i];
+	x->e[i] = x->e[OTHER(i)];
+	x->e[OTHER(i)] = was;
+	x->used[i / 64] |= bit(i % 64);
+	x->used[OTHER(i) / 64] |= bit(i % 64);
+}
+
+struct tlb_entry *mmu_recall(struct cpu *c, u64 la, u32 need)
+{
+	struct tlb_ctx *x = c->tlb->cur;
+	unsigned i = INDEX(la);
+	struct tlb_entry *e = &x->e[i], *o = &x->e[OTHER(i)];
+	if (e->tag == (la & PAGE_MASK))
+		return (e->perm & need) == need ? e : NULL;
+	if (o->tag != (la & PAGE_MASK) || (o->perm & need) != need)
+		return NULL;
+	swap_entries(x, i);
+	return e;
+}
+
+/* Makes room at i for page la. What is there moves aside, unless it is the same page; that page's other copy, or what had moved aside, is gone. */
+static void make_room(struct tlb *t, unsigned i, u64 la)
+{
+	struct tlb_ctx *x = t->cur;
+	if (x->e[i].tag != la) {
+		clear_entry(t, x, OTHER(i));
+		if (x->e[i].tag != TLB_EMPTY)
+			swap_entries(x, i);
+	}
+	bank_drop(t, x, la);
 }
 
 /* perm: TLB_OK_*, TLB_X* and attributes; what host memory allows is added here. page: L1-physical. */
@@ -263,6 +360,7 @@ struct tlb_entry *tlb_insert(struct cpu *c, u64 la, u64 page, u32 perm)
 	const struct mem_slot *s = mem_find(c->mem, page);
 	bool vapic = mmu_is_vapic(c, page);
 	la &= PAGE_MASK;
+	make_room(t, i, la);
 	e->tag = la;
 	e->gpa = page;
 	if (likely(s && !vapic && !mmu_is_lapic(c, page))) {
@@ -277,7 +375,6 @@ struct tlb_entry *tlb_insert(struct cpu *c, u64 la, u64 page, u32 perm)
 	}
 	u32 direct = tlb_direct(c, perm, e->frame);
 	e->perm = perm;
-	bank_drop(t, t->cur, i);
 	tlb_open(c, e, direct);
 	t->cur->used[i / 64] |= bit(i % 64);
 	note_large(t->cur, la, perm);
@@ -338,7 +435,7 @@ void mmu_flush_npt(struct cpu *c, u64 npt_root)
 /* Drops every entry whose address agrees with la above `shift` and that has one of the bits in `perm`. */
 static void drop_region(struct tlb *t, struct tlb_ctx *x, u64 la, unsigned shift, u32 perm)
 {
-	bank_drop_jumps(t, x, ~(u64)0);
+	drop_jumps(t, x, false);
 	for (unsigned i = 0; i < array_len(x->used); i++)
 		for (u64 m = x->used[i]; m; m &= m - 1) {
 			struct tlb_entry *e = &x->e[64 * i + __builtin_ctzll(m)];
@@ -351,15 +448,16 @@ static void drop_region(struct tlb *t, struct tlb_ctx *x, u64 la, unsigned shift
 
 static void drop_page(struct tlb *t, struct tlb_ctx *x, u64 la)
 {
-	unsigned i = INDEX(la);
-	bank_drop_jumps(t, x, bit((la >> 12) & 63));
-	if (x->e[i].tag == (la & PAGE_MASK)) {
-		clear_entry(t, x, i);
-		x->used[i / 64] &= ~bit(i % 64);
-	}
-	if (unlikely(x->large & bit((la >> LARGE_SHIFT) & 63)))
+	unsigned i = INDEX(la), l = region(la, LARGE_SHIFT), h = region(la, HUGE_SHIFT);
+	drop_page_jumps(t, x, la);
+	for (unsigned way = 0; way < 2; way++, i += TLB_ENTRIES)
+		if (x->e[i].tag == (la & PAGE_MASK)) {
+			clear_entry(t, x, i);
+			x->used[i / 64] &= ~bit(i % 64);
+		}
+	if (unlikely(x->large[l / 64] & bit(l % 64)))
 		drop_region(t, x, la, LARGE_SHIFT, TLB_LARGE);
-	if (unlikely(x->huge & bit((la >> HUGE_SHIFT) & 63)))
+	if (unlikely(x->huge[h / 64] & bit(h % 64)))
 		drop_region(t, x, la, HUGE_SHIFT, TLB_HUGE);
 }
 
@@ -401,7 +499,7 @@ static void write_protect(struct tlb *t, struct tlb_ctx *x, u64 frame)
 			struct tlb_entry *e = &x->e[64 * k + __builtin_ctzll(m)];
 			if (e->frame == frame) {
 				e->perm &= ~TLB_W_ALL;
-				bank_drop(t, x, (unsigned)(e - x->e));
+				bank_drop(t, x, e->tag);
 			}
 		}
 }
