@@ -404,7 +404,7 @@ static struct block *build(struct cpu *c, u64 key, u64 la, const struct tlb_entr
 struct block *block_peek(struct cpu *c, u64 rip)
 {
 	struct interp *e = interp_of(c);
-	const struct tlb_entry *t = mmu_hit(c, rip, e->xneed);
+	const struct tlb_entry *t = mmu_recall(c, rip, e->xneed);
 	if (!t)
 		return NULL;
 	u64 key = block_key(t->frame, rip, c->mode);

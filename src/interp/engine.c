@@ -35,7 +35,7 @@ static void interp_destroy(struct cpu *c)
 }
 
 /* The instruction at cpu->rip faulted: it and those after it in the block did not run. */
-static void uncount_fault(struct cpu *c)
+void interp_uncount_fault(struct cpu *c)
 {
 	const struct block *b = interp_of(c)->cur;
 	u64 off = c->arch.rip - c->arch.gpr[GPR_BLOCK_RIP];
@@ -69,7 +69,7 @@ void interp_run(struct cpu *c, struct exit_record *out)
 		if (trace)
 			interp_trace_after(c);
 		if (unlikely(s == STEP_FAULT)) {
-			uncount_fault(c);
+			interp_uncount_fault(c);
 			cpu_take_fault(c);
 		}
 	}

@@ -70,6 +70,7 @@ static must_inline u32 jump_slot(u64 key) { return (u32)((key >> 8) ^ (key >> 19
 int interp_init(struct cpu *c, struct interp *e);
 void interp_fini(struct cpu *c);
 void interp_run(struct cpu *c, struct exit_record *out);
+void interp_uncount_fault(struct cpu *c);
 
 /* block.c */
 int block_cache_create(struct cpu *c);

@@ -79,7 +79,6 @@ void jit_cache_flush(struct cpu *c)
 	j->all = NULL;
 	j->next = j->first;
 	j->sites = j->arena_end;
-	j->link = NULL;
 	mmu_banks_drop_jumps(c);
 	j->stats.flushes++;
 }

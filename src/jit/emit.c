@@ -1,6 +1,6 @@
 /* Emitters of integer instructions. Each writes host code for one decoded guest instruction, or says false before it has changed anything in
  * the translation's state that matters (the caller drops what was written): then the handler does it. rows.def says which instruction has which. */
-#include "jit/tr.h"
+#include "jit/sys.h"
 #include "interp/select.h"
 
 static bool mem0(const struct insn *i) { return i->flags & INSN_M0; }
@@ -515,6 +515,8 @@ static bool e_bt(struct tr *t, const struct insn *i)
 	struct as *a = &t->a;
 	unsigned op = jit_rows[i->op].arg, n = i->opsize, lock = i->flags & INSN_LOCK ? 0xf0 : 0;
 	bool writes = op != BT_BT;
+	if (mem0(i) && !has_imm(i))
+		return tr_bit_string(t, i, op);
 	if (mem0(i) ? !has_imm(i) || (lock && !writes) : lock != 0)
 		return false;
 	if (mem0(i) && !tr_operand(t, i, n, writes))

@@ -4,7 +4,6 @@
 #include <asm/hwcap2.h>
 #include <asm/prctl.h>
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/auxv.h>
 #include <sys/syscall.h>
@@ -29,11 +28,10 @@ static u32 vec_ok(struct cpu *c)
 /* The bank is host code's GS segment. */
 static void set_gs(const struct jit *j)
 {
-	static _Thread_local const void *now; /* nothing else in this process changes it */
 	if (likely(j->fsgsbase))
 		asm volatile("wrgsbase %0" : : "r"(j->hot->bank));
-	else if (now != j->hot->bank)
-		syscall(SYS_arch_prctl, ARCH_SET_GS, now = j->hot->bank);
+	else
+		syscall(SYS_arch_prctl, ARCH_SET_GS, j->hot->bank);
 }
 
 /* All that C may have changed. */
@@ -44,12 +42,14 @@ static void prepare(struct cpu *c)
 	j->hot->vec_ok = vec_ok(c);
 	j->base = c->budget_end;
 	j->hot->left = j->base - c->icount;
-	if (bank != j->hot->bank || j->jump_gen != c->tlb->jump_gen) {
-		j->jump_gen = c->tlb->jump_gen;
-		j->hot->rsp = j->hot->rsp_base; /* return addresses are not what they were */
+	if (bank == j->hot->bank && j->jump_gen == c->tlb->jump_gen)
+		return;
+	j->jump_gen = c->tlb->jump_gen;
+	j->hot->rsp = j->hot->rsp_base; /* return addresses are not what they were */
+	if (bank != j->hot->bank) {
+		j->hot->bank = bank;
+		set_gs(j);
 	}
-	j->hot->bank = bank;
-	set_gs(j);
 }
 
 static enum step resume(struct cpu *c, const struct insn *i)
@@ -64,12 +64,22 @@ void jit_run_code(struct cpu *c, struct block *b, u64 rip)
 	struct code *k = b->code;
 	c->icount -= b->n; /* host code counts for itself */
 	prepare(c);
+	set_gs(j); /* another vCPU may have run on this thread */
+	if (c->acc_class != 3)
+		mmu_bank_runs(c, rip);
 	j->hot->lazy_op = 0;
 	j->resume = NULL;
-	j->link = NULL;
 	j->step = STEP_END;
 	j->stats.entries++;
 	((void (*)(void *, u64))j->enter)(k->far, rip);
+}
+
+/* The block was entered by a handler that host code had called: back there, which looks for host code itself. */
+static enum step back_out(struct cpu *c, const struct block *b)
+{
+	c->icount -= b->n;
+	c->arch.rip = c->arch.gpr[GPR_BLOCK_RIP];
+	return STEP_END;
 }
 
 /* Handler of a translated block's first instruction. */
@@ -80,10 +90,10 @@ enum step jit_h_enter(struct cpu *c, const struct insn *i)
 	u64 rip = c->arch.gpr[GPR_BLOCK_RIP];
 	if (unlikely(j->lockstep))
 		return lockstep_enter(c, i);
+	if (j->inside)
+		return back_out(c, b);
 	for (;;) {
 		jit_run_code(c, b, rip);
-		if (j->resume)
-			return resume(c, j->resume);
 		if (j->step != STEP_END || cpu_must_service(c))
 			return j->step;
 		rip = c->arch.rip;
@@ -92,10 +102,6 @@ enum step jit_h_enter(struct cpu *c, const struct insn *i)
 			return STEP_END;
 		if (!b->code)
 			return block_enter(c, b, rip);
-		if (j->link) {
-			jit_link(c, j->link, b);
-			j->stats.links++;
-		}
 		c->icount += b->n;
 	}
 }
@@ -107,6 +113,10 @@ enum step jit_h_count(struct cpu *c, const struct insn *i)
 	/* Code that is often made anew must have run more to be worth it. */
 	if (likely(++b->heat < jit_hot << min_u64(jit_of(c)->rewritten[b->frame[0]] / 8, 8)))
 		return b->first(c, i);
+	if (jit_of(c)->inside) { /* translating may throw all code away, and some of it called us */
+		b->heat--;
+		return back_out(c, b);
+	}
 	if (jit_translate(c, b)) {
 		b->insn[0].fn = jit_h_enter;
 		return jit_h_enter(c, i);
@@ -149,19 +159,75 @@ static void settle(struct cpu *c, struct site *s)
 	c->arch.gpr[GPR_BLOCK_RIP] = j->hot->page + jit_block(j, s)->off;
 }
 
+/* C has brought the guest to arch.rip. On in host code if nothing else is to be done and there is some, else out. */
+static u8 *go_on(struct cpu *c)
+{
+	struct jit *j = jit_of(c);
+	u64 rip = c->arch.rip;
+	if (unlikely(j->lockstep || cpu_must_service(c) || !(c->mode & MODE_L) || c->acc_class == 3))
+		return NULL;
+	j->in.xneed = c->arch.cpl == 3 ? TLB_XU : TLB_XS;
+	struct tlb_bank *bank = mmu_bank(c);
+	const struct tlb_jump *at = &bank->jump[mmu_jump_slot(rip)];
+	u8 *code = at->code;
+	if (at->rip != rip) {
+		struct block *b = block_peek(c, rip);
+		if (!b || !b->code)
+			return NULL;
+		code = ((struct code *)b->code)->far;
+		mmu_bank_jump(c, rip, code);
+		j->stats.jump_fills++;
+	}
+	prepare(c);
+	j->hot->s0 = rip;
+	j->stats.stays++;
+	return code;
+}
+
+/* A handler has ended with step s. */
+static u8 *after_handler(struct cpu *c, enum step s)
+{
+	if (s == STEP_FAULT) {
+		interp_uncount_fault(c);
+		cpu_take_fault(c);
+	}
+	return go_on(c);
+}
+
+/* The interpreter goes on with this instruction, to the end of its block or of the cold ones that follow. */
 static u8 *leave_to(struct cpu *c, struct site *s)
 {
 	struct jit *j = jit_of(c);
+	const struct insn *i = &jit_block(j, s)->insn[s->slot];
 	settle(c, s);
-	j->resume = &jit_block(j, s)->insn[s->slot];
-	return NULL;
+	j->prof_left[i->op]++;
+	j->resume = i;
+	if (j->lockstep)
+		return NULL;
+	j->inside = true;
+	enum step step = resume(c, i);
+	j->inside = false;
+	return after_handler(c, step);
 }
 
 static u8 *leave_at(struct cpu *c, struct site *s, u64 rip)
 {
 	settle(c, s);
 	c->arch.rip = rip;
-	return NULL;
+	return go_on(c);
+}
+
+/* A direct jump within the page. Its target's code is at hand: aimed there, and on. */
+static u8 *on_link(struct cpu *c, struct site *s)
+{
+	struct jit *j = jit_of(c);
+	u64 rip = j->hot->page + (u64)(i64)s->link.off;
+	struct block *b = block_peek(c, rip);
+	if (!j->lockstep && b && b->code && !s->link.to) {
+		jit_link(c, s, b);
+		j->stats.links++;
+	}
+	return leave_at(c, s, rip);
 }
 
 static u8 *on_miss(struct cpu *c, struct site *s)
@@ -175,10 +241,15 @@ static u8 *on_miss(struct cpu *c, struct site *s)
 	if ((la & 0xfff) + s->size <= PAGE_SIZE && cpu_canonical(la)) {
 		c->icount = j->base - h->left;
 		c->arch.rip = h->page + jit_block(j, s)->off + jit_block(j, s)->insn[s->slot].off;
+		c->fault.kind = EVENT_NONE;
 		if (mmu_span(c, la, write, &len)) {
 			mmu_bank_fill(c, mmu_hit(c, la, 0));
 			if (!s->twice)
 				return jit_host(j, s->retry);
+		} else if (c->fault.kind != EVENT_NONE && !s->twice && !j->lockstep) {
+			j->stats.faults++;
+			settle(c, s);
+			return after_handler(c, STEP_FAULT);
 		}
 	}
 	j->stats.slow++;
@@ -236,12 +307,11 @@ static u8 *on_helper(struct cpu *c, struct site *s)
 	struct jit *j = jit_of(c);
 	const struct insn *i = (const struct insn *)jit_host(j, s->helper);
 	j->stats.helper_calls++;
+	j->prof_helper[i->op]++;
 	settle(c, s);
 	enum step step = i->fn(c, i);
-	if (step != STEP_GO) {
-		j->step = step;
-		return NULL;
-	}
+	if (step != STEP_GO)
+		return after_handler(c, step);
 	if (unlikely(cpu_must_service(c) || jit_block(j, s)->key == BLOCK_DEAD_KEY)) {
 		interp_uncount(c, i, true);
 		c->arch.rip = insn_next_rip(c, i);
@@ -261,9 +331,7 @@ u8 *jit_on_site(struct cpu *c, struct site *s)
 	case SITE_WRITE: return on_miss(c, s);
 	case SITE_JUMP: return on_jump(c, s);
 	case SITE_RESUME: return leave_to(c, s);
-	case SITE_LINK:
-		j->link = s;
-		return leave_at(c, s, j->hot->page + (u64)(i64)s->link.off);
+	case SITE_LINK: return on_link(c, s);
 	case SITE_HELPER: return j->lockstep ? leave_to(c, s) : on_helper(c, s);
 	case SITE_FLAGS: settle_flags(c, s); return jit_host(j, s->retry);
 	case SITE_LOG: lockstep_log(c, s); return jit_host(j, s->retry);
@@ -279,21 +347,6 @@ u8 *jit_on_site(struct cpu *c, struct site *s)
 		return NULL;
 	}
 	return NULL;
-}
-
-/* ---- counters ---- */
-static void print_stats(const struct cpu *c, void *file)
-{
-	const struct jit *j = jit_of(c);
-	const struct jit_stats *s = &j->stats;
-	FILE *out = file;
-	fprintf(out, "stats: jit vcpu=%u blocks=%llu insns=%llu handlers=%llu code_kib=%llu arena_kib=%llu flushes=%llu killed=%llu translate_ms=%llu.%llu\n", c->index,
-		(unsigned long long)s->blocks, (unsigned long long)s->insns, (unsigned long long)s->helpers_built, (unsigned long long)s->bytes / 1024,
-		(unsigned long long)((j->next - j->first) + (j->arena_end - j->sites)) / 1024, (unsigned long long)s->flushes,
-		(unsigned long long)s->killed, (unsigned long long)(s->ns / 1000000), (unsigned long long)(s->ns / 100000 % 10));
-	fprintf(out, "stats: jit vcpu=%u entries=%llu misses=%llu slow=%llu jumps=%llu jump_fills=%llu handler_calls=%llu links=%llu\n", c->index,
-		(unsigned long long)s->entries, (unsigned long long)s->misses, (unsigned long long)s->slow, (unsigned long long)s->jumps, (unsigned long long)s->jump_fills,
-		(unsigned long long)s->helper_calls, (unsigned long long)s->links);
 }
 
 /* ---- lifetime ---- */
@@ -346,7 +399,7 @@ const struct engine_ops jit_engine = {
 	.forget = block_forget,
 	.forget_all = block_forget_all,
 	.sync = vec_sync,
-	.print_stats = print_stats,
+	.print_stats = jit_print_stats,
 };
 
 const struct engine_ops lockstep_engine = {
@@ -357,5 +410,5 @@ const struct engine_ops lockstep_engine = {
 	.forget = block_forget,
 	.forget_all = block_forget_all,
 	.sync = vec_sync,
-	.print_stats = print_stats,
+	.print_stats = jit_print_stats,
 };

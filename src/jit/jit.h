@@ -97,7 +97,7 @@ struct hot {
 	u8 vec[16 * 32] __attribute__((aligned(32)));
 };
 
-struct jit_stats { u64 blocks, insns, helpers_built, bytes, flushes, entries, misses, slow, jumps, jump_fills, helper_calls, links, killed, ns; };
+struct jit_stats { u64 blocks, insns, helpers_built, bytes, flushes, entries, stays, misses, slow, faults, jumps, jump_fills, helper_calls, links, killed, ns; };
 
 struct jit {
 	struct interp in;       /* first: it is cpu->engine */
@@ -113,11 +113,12 @@ struct jit {
 	/* What a site decided when it left host code: */
 	const struct insn *resume; /* the interpreter goes on here; else */
 	enum step step;         /* STEP_END: at arch.rip */
-	struct site *link;      /* direct jump that wants to know its target */
+	bool inside;            /* a handler runs that host code called: it must not enter host code itself */
 	bool avx, bmi2, fsgsbase;
 	bool lockstep;
 	u8 *rewritten;          /* per frame: how often its host code died, up to 255 */
 	struct jit_stats stats;
+	u32 prof_helper[ZYDIS_MNEMONIC_MAX_VALUE + 1], prof_left[ZYDIS_MNEMONIC_MAX_VALUE + 1]; /* per mnemonic: how often host code called its handler, left at it */
 };
 static must_inline struct jit *jit_of(const struct cpu *c) { return c->engine; }
 static inline struct block *jit_block(const struct jit *j, const struct site *s) { return (struct block *)(j->in.arena + s->block); }
@@ -142,6 +143,9 @@ void jit_make_thunks(struct cpu *c);
 /* ---- lockstep.c ---- */
 insn_fn lockstep_enter;
 void lockstep_log(struct cpu *c, const struct site *s);
+
+/* ---- stats.c: engine_ops.print_stats ---- */
+void jit_print_stats(const struct cpu *c, void *file);
 
 /* ---- engine.c ---- */
 insn_fn jit_h_enter, jit_h_count, jit_h_return;

@@ -210,7 +210,7 @@ static void all(struct tr *t)
 	find_live(t);
 	for (t->k = 0; t->k < b->n && !t->ended; t->k++) {
 		const struct insn *i = &b->insn[t->k];
-		one(t, i, t->k + 1u == b->n && (ends_by_itself(b) || !emits(i)));
+		one(t, i, t->k + 1u == b->n && ends_by_itself(b));
 	}
 	if (!t->ended) {
 		t->k = b->n - 1;
@@ -238,7 +238,7 @@ static u64 now_ns(void)
 }
 
 /* A handler called from host code costs as much as ten that run one after the other. */
-static bool pays(const struct tr *t) { return t->emitted && (t->handlers <= 1 || t->handlers * 8 <= t->emitted || !jit_hot); }
+static bool pays(const struct tr *t) { return t->emitted && (t->handlers <= 1 || t->handlers * 4 <= t->emitted || !jit_hot); }
 
 bool jit_translate(struct cpu *c, struct block *b)
 {

@@ -1,0 +1,43 @@
+/* --stats: what the translator did, and which instructions kept host code from running on: the list to work down when a workload is slow. */
+#include "jit/jit.h"
+#include <stdio.h>
+
+#define TOP 12
+
+/* The TOP most frequent mnemonics, one line. */
+static void print_top(const struct cpu *c, FILE *out, const char *what, const u32 *count)
+{
+	u32 below = ~(u32)0;
+	unsigned left = TOP;
+	fprintf(out, "stats: jit vcpu=%u %s", c->index, what);
+	while (left && below) {
+		u32 most = 0;
+		for (unsigned m = 0; m <= ZYDIS_MNEMONIC_MAX_VALUE; m++)
+			if (count[m] < below && count[m] > most)
+				most = count[m];
+		for (unsigned m = 0; most && m <= ZYDIS_MNEMONIC_MAX_VALUE && left; m++)
+			if (count[m] == most) {
+				fprintf(out, " %s=%u", ZydisMnemonicGetString((ZydisMnemonic)m), most);
+				left--;
+			}
+		below = most;
+	}
+	fprintf(out, "\n");
+}
+
+void jit_print_stats(const struct cpu *c, void *file)
+{
+	const struct jit *j = jit_of(c);
+	const struct jit_stats *s = &j->stats;
+	FILE *out = file;
+	fprintf(out, "stats: jit vcpu=%u blocks=%llu insns=%llu handlers=%llu code_kib=%llu arena_kib=%llu flushes=%llu killed=%llu translate_ms=%llu.%llu\n", c->index,
+		(unsigned long long)s->blocks, (unsigned long long)s->insns, (unsigned long long)s->helpers_built, (unsigned long long)s->bytes / 1024,
+		(unsigned long long)((j->next - j->first) + (j->arena_end - j->sites)) / 1024, (unsigned long long)s->flushes,
+		(unsigned long long)s->killed, (unsigned long long)(s->ns / 1000000), (unsigned long long)(s->ns / 100000 % 10));
+	fprintf(out, "stats: jit vcpu=%u entries=%llu stays=%llu misses=%llu slow=%llu faults=%llu jumps=%llu jump_fills=%llu handler_calls=%llu links=%llu\n", c->index,
+		(unsigned long long)s->entries, (unsigned long long)s->stays, (unsigned long long)s->misses, (unsigned long long)s->slow,
+		(unsigned long long)s->faults, (unsigned long long)s->jumps, (unsigned long long)s->jump_fills, (unsigned long long)s->helper_calls,
+		(unsigned long long)s->links);
+	print_top(c, out, "called_handlers", j->prof_helper);
+	print_top(c, out, "left_at", j->prof_left);
+}

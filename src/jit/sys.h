@@ -1,0 +1,10 @@
+/* Emitters of system instructions. Private to jit/. */
+#ifndef NB_JIT_SYS_H
+#define NB_JIT_SYS_H
+
+#include "jit/tr.h"
+
+emit_fn e_cli, e_sti, e_pushf, e_stac, e_clac, e_swapgs, e_rdbase, e_wrbase, e_rdpkru, e_pause, e_mfence, e_cmpxchg16b;
+bool tr_bit_string(struct tr *t, const struct insn *i, unsigned op);
+
+#endif
