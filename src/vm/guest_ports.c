@@ -180,11 +180,15 @@ int guest_ports_attach(struct guest_ports *g, unsigned port, int fd)
 
 int guest_ports_attach_exec(struct guest_ports *g, int fd)
 {
-	for (unsigned i = 0; i < GUEST_PORT_EXECS; i++) {
-		int err = guest_ports_attach(g, GUEST_PORT_EXEC + i, fd);
-		if (err != -EBUSY)
-			return err ? err : (int)i;
-	}
+	/* Those where a helper of the guest waits already come first. */
+	for (unsigned waiting = 2; waiting-- > 0;)
+		for (unsigned i = 0; i < GUEST_PORT_EXECS; i++) {
+			if (virtio_serial_guest_open(g->dev, GUEST_PORT_EXEC + i) != waiting)
+				continue;
+			int err = guest_ports_attach(g, GUEST_PORT_EXEC + i, fd);
+			if (err != -EBUSY)
+				return err ? err : (int)i;
+		}
 	return -EBUSY;
 }
 

@@ -238,6 +238,9 @@ int child_start(const struct request *r, struct child *c, char *why, size_t size
 			dup2(theirs[i], i);
 		if (c->tty)
 			ioctl(0, TIOCSCTTY, 0);
+		/* get and put are not exec'd: they must not hold the other ends of their own pipes. */
+		close(c->in);
+		close(c->err);
 		child_main(r, report[1]);
 	}
 	for (int i = 0; i < 3; i++)
