@@ -4,6 +4,7 @@
 #include "host/disk_layer.h"
 #include "host/disk_server.h"
 #include "base/log.h"
+#include <dlfcn.h>
 #include <errno.h>
 #include <libnbd.h>
 #include <stdlib.h>
@@ -11,6 +12,30 @@
 #include <unistd.h>
 
 enum { CHUNK = 1 << 20 }; /* bytes per NBD request; all servers take 32 MiB */
+
+/* The library brings 5 MiB of others along, so only those pay who need it. */
+#define LIBRARY "libnbd.so.0"
+#define FUNCTIONS(F) F(create) F(close) F(set_export_name) F(set_request_structured_replies) F(connect_socket) F(shutdown) F(aio_is_ready) F(aio_is_dead) F(aio_is_closed) F(get_errno) \
+	F(get_size) F(can_flush) F(can_fua) F(can_trim) F(can_zero) F(pread) F(pwrite) F(flush) F(trim) F(zero)
+
+static struct {
+#define F(name) __typeof__(nbd_##name) *name;
+	FUNCTIONS(F)
+#undef F
+} lib;
+
+static int load_library(const char *path)
+{
+	void *so = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL);
+	bool all = so;
+
+#define F(name) all = all && (lib.name = (__typeof__(lib.name))dlsym(so, "nbd_" #name));
+	FUNCTIONS(F)
+#undef F
+	if (!all)
+		log_error("disk \"%s\": images that are not raw need libnbd (package libnbd0): %s", path, dlerror());
+	return all ? 0 : -ENOENT;
+}
 
 struct nbd_disk {
 	struct disk_layer l;
@@ -28,10 +53,10 @@ static struct nbd_disk *nbd_of(struct disk_layer *l) { return container_of(l, st
 /* The reason for the last failure on worker's connection. A server that has gone is told once. */
 static int failure(struct nbd_disk *d, unsigned worker)
 {
-	int err = nbd_get_errno();
+	int err = lib.get_errno();
 	char words[512];
 
-	if (!nbd_aio_is_dead(d->nbd[worker]) && !nbd_aio_is_closed(d->nbd[worker]))
+	if (!lib.aio_is_dead(d->nbd[worker]) && !lib.aio_is_closed(d->nbd[worker]))
 		return err > 0 ? -err : -EIO;
 	if (!__atomic_exchange_n(&d->told, true, __ATOMIC_RELAXED)) {
 		disk_server_last_words(&d->server, words, sizeof(words), 100);
@@ -84,7 +109,7 @@ static int nbd_layer_read(struct disk_layer *l, unsigned worker, struct iovec *i
 		u64 bytes = min_u64(CHUNK, len - done);
 		u8 *p = piece(d, worker, iov, n, done, bytes, false);
 
-		if (nbd_pread(d->nbd[worker], p, bytes, at + done, 0) < 0)
+		if (lib.pread(d->nbd[worker], p, bytes, at + done, 0) < 0)
 			return failure(d, worker);
 		spread(d, worker, iov, n, done, bytes, p);
 	}
@@ -95,7 +120,7 @@ static int nbd_layer_flush(struct disk_layer *l, unsigned worker)
 {
 	struct nbd_disk *d = nbd_of(l);
 
-	return d->can_flush && nbd_flush(d->nbd[worker], 0) < 0 ? failure(d, worker) : 0;
+	return d->can_flush && lib.flush(d->nbd[worker], 0) < 0 ? failure(d, worker) : 0;
 }
 
 /* After a write that was to reach stable storage, for servers that cannot say so in the write. */
@@ -115,7 +140,7 @@ static int nbd_layer_write(struct disk_layer *l, unsigned worker, struct iovec *
 		u64 bytes = min_u64(CHUNK, len - done);
 		const u8 *p = piece(d, worker, iov, n, done, bytes, true);
 
-		if (nbd_pwrite(d->nbd[worker], p, bytes, at + done, fua_flag(d, fua)) < 0)
+		if (lib.pwrite(d->nbd[worker], p, bytes, at + done, fua_flag(d, fua)) < 0)
 			return failure(d, worker);
 	}
 	return through(d, worker, fua);
@@ -128,7 +153,7 @@ static int nbd_layer_discard(struct disk_layer *l, unsigned worker, u64 at, u64 
 	struct nbd_disk *d = nbd_of(l);
 
 	for (u64 done = 0; d->can_trim && done < len; done += RANGE_MAX)
-		if (nbd_trim(d->nbd[worker], min_u64(RANGE_MAX, len - done), at + done, 0) < 0)
+		if (lib.trim(d->nbd[worker], min_u64(RANGE_MAX, len - done), at + done, 0) < 0)
 			return failure(d, worker);
 	return 0;
 }
@@ -137,7 +162,7 @@ static int write_zero_data(struct nbd_disk *d, unsigned worker, u64 at, u64 len,
 {
 	memset(d->buffer[worker], 0, CHUNK);
 	for (u64 done = 0; done < len; done += CHUNK)
-		if (nbd_pwrite(d->nbd[worker], d->buffer[worker], min_u64(CHUNK, len - done), at + done, fua_flag(d, fua)) < 0)
+		if (lib.pwrite(d->nbd[worker], d->buffer[worker], min_u64(CHUNK, len - done), at + done, fua_flag(d, fua)) < 0)
 			return failure(d, worker);
 	return through(d, worker, fua);
 }
@@ -150,7 +175,7 @@ static int nbd_layer_write_zeroes(struct disk_layer *l, unsigned worker, u64 at,
 	if (!d->can_zero)
 		return write_zero_data(d, worker, at, len, fua);
 	for (u64 done = 0; done < len; done += RANGE_MAX)
-		if (nbd_zero(d->nbd[worker], min_u64(RANGE_MAX, len - done), at + done, flags) < 0)
+		if (lib.zero(d->nbd[worker], min_u64(RANGE_MAX, len - done), at + done, flags) < 0)
 			return failure(d, worker);
 	return through(d, worker, fua);
 }
@@ -160,9 +185,10 @@ static void nbd_layer_close(struct disk_layer *l)
 	struct nbd_disk *d = nbd_of(l);
 
 	for (unsigned i = 0; i < DISK_WORKERS; i++) {
-		if (d->nbd[i] && nbd_aio_is_ready(d->nbd[i]))
-			nbd_shutdown(d->nbd[i], 0);
-		nbd_close(d->nbd[i]);
+		if (d->nbd[i] && lib.aio_is_ready(d->nbd[i]))
+			lib.shutdown(d->nbd[i], 0);
+		if (d->nbd[i])
+			lib.close(d->nbd[i]);
 		free(d->buffer[i]);
 	}
 	disk_server_stop(&d->server);
@@ -182,11 +208,11 @@ static int connect_workers(struct nbd_disk *d, int *sock)
 
 	for (unsigned i = 0; i < DISK_WORKERS; i++) {
 		d->buffer[i] = malloc(CHUNK);
-		d->nbd[i] = nbd_create();
+		d->nbd[i] = lib.create();
 		if (!err && (!d->buffer[i] || !d->nbd[i]))
 			err = -ENOMEM;
-		if (!err && (nbd_set_export_name(d->nbd[i], DISK_SERVER_EXPORT) < 0 || nbd_set_request_structured_replies(d->nbd[i], false) < 0 ||
-			     nbd_connect_socket(d->nbd[i], sock[i]) < 0))
+		if (!err && (lib.set_export_name(d->nbd[i], DISK_SERVER_EXPORT) < 0 || lib.set_request_structured_replies(d->nbd[i], false) < 0 ||
+			     lib.connect_socket(d->nbd[i], sock[i]) < 0))
 			err = -EIO;
 		if (err)
 			close(sock[i]);
@@ -197,12 +223,12 @@ static int connect_workers(struct nbd_disk *d, int *sock)
 static int learn(struct nbd_disk *d)
 {
 	struct nbd_handle *h = d->nbd[0];
-	i64 size = nbd_get_size(h);
+	i64 size = lib.get_size(h);
 
-	d->can_flush = nbd_can_flush(h) == 1;
-	d->can_fua = nbd_can_fua(h) == 1;
-	d->can_trim = nbd_can_trim(h) == 1;
-	d->can_zero = nbd_can_zero(h) == 1;
+	d->can_flush = lib.can_flush(h) == 1;
+	d->can_fua = lib.can_fua(h) == 1;
+	d->can_trim = lib.can_trim(h) == 1;
+	d->can_zero = lib.can_zero(h) == 1;
 	if (size < 0 || size % DISK_SECTOR)
 		return -EINVAL;
 	d->l.size = (u64)size;
@@ -230,7 +256,9 @@ int disk_nbd_open(struct disk_layer **out, const char *path, const char *format,
 	}
 	d->l = (struct disk_layer){ .ops = &nbd_ops, .read_only = read_only, .server = true };
 	d->lock_fd = -1;
-	err = fstat(lock_fd, &st) < 0 ? -errno : 0;
+	err = load_library(path);
+	if (!err && fstat(lock_fd, &st) < 0)
+		err = -errno;
 	if (!err)
 		err = disk_server_start(&d->server, path, format, read_only, S_ISBLK(st.st_mode), sock, DISK_WORKERS);
 	if (err) {

@@ -370,24 +370,22 @@ static void images_in_use_by_qemu_are_refused(void **state)
 	char cmd[500], text[160];
 	struct disk *d = NULL;
 
-	/* qemu-io keeps the image open while it waits for its input */
-	snprintf(cmd, sizeof(cmd), "exec qemu-io -f raw %s/plain >/dev/null 2>&1", folder);
+	/* qemu-io keeps the image open while it waits for its next command; what the first one prints says that it has it open */
+	snprintf(cmd, sizeof(cmd), "exec qemu-io -f raw %s/plain >%s/said 2>&1", folder, folder);
 	int fd = open(in_folder("plain"), O_RDWR | O_CREAT, 0600);
 
 	assert_int_equal(ftruncate(fd, BYTES), 0);
 	close(fd);
 	FILE *f = popen(cmd, "w");
-	int err = 0;
+	struct stat st = { 0 };
 
 	assert_non_null(f);
-	snprintf(text, sizeof(text), "%s", in_folder("plain"));
-	for (unsigned i = 0; i < 500 && !err; i++) {
+	fputs("read 0 512\n", f);
+	fflush(f);
+	for (unsigned i = 0; i < 3000 && (stat(in_folder("said"), &st) < 0 || !st.st_size); i++)
 		usleep(10000);
-		err = rig_disk_open(&d, text);
-		if (!err)
-			disk_close(d);
-	}
-	assert_int_equal(err, -EAGAIN);
+	snprintf(text, sizeof(text), "%s", in_folder("plain"));
+	assert_int_equal(rig_disk_open(&d, text), -EAGAIN);
 	pclose(f);
 	assert_int_equal(rig_disk_open(&d, text), 0);
 	snprintf(cmd, sizeof(cmd), "qemu-io -f raw -c 'write 0 512' %s/plain >/dev/null 2>&1", folder);
