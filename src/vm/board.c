@@ -11,6 +11,7 @@
 #include "dev/ich9_lpc.h"
 #include "dev/ich9_pm.h"
 #include "dev/mc146818.h"
+#include "dev/nvme.h"
 #include "dev/pc_ports.h"
 #include "dev/pc_testdev.h"
 #include "dev/pci_testdev.h"
@@ -274,10 +275,6 @@ static int create_disk(struct board *b, const char *text, unsigned number, unsig
 	struct disk_spec spec;
 	struct disk *d = NULL;
 	int err = disk_spec_parse(&spec, text);
-	if (!err && spec.bus != DISK_BUS_VIRTIO && spec.bus != DISK_BUS_AHCI) {
-		log_error("--disk \"%s\": this machine has no controller for that bus", text);
-		err = -EINVAL;
-	}
 	if (!err)
 		err = disk_open(&d, &spec);
 	disk_spec_free(&spec);
@@ -288,10 +285,15 @@ static int create_disk(struct board *b, const char *text, unsigned number, unsig
 	if (disk_needs_server(d))
 		b->vm->promises |= SANDBOX_DISK_SERVER;
 	snprintf(id, sizeof id, "nestbox-disk%u", number);
+	const char *serial = spec.serial[0] ? spec.serial : id;
+	if (spec.bus == DISK_BUS_NVME) {
+		nvme_create(b->pci, slot, &(struct nvme_config){ d, serial });
+		return 0;
+	}
 	if (spec.bus == DISK_BUS_AHCI)
-		return attach_sata(b, d, false, spec.serial[0] ? spec.serial : id, text);
+		return attach_sata(b, d, false, serial, text);
 	struct virtio_blk_config cfg = { .disk = d, .queues = b->vm->ncpus < VIRTIO_MAX_QUEUES ? b->vm->ncpus : VIRTIO_MAX_QUEUES,
-					 .id = spec.serial[0] ? spec.serial : id };
+					 .id = serial };
 	virtio_blk_create(b->pci, slot, &cfg);
 	return 0;
 }

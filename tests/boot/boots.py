@@ -40,9 +40,23 @@ mark disk "same=$same sectors=$(cat /sys/block/vda/size) rng=$rng"
 """
 
 
+# Writing, reading back, flushing and discarding on two namespaces of two controllers; the second disk is read-only.
+NVME = """
+n=0; while [ ! -b /dev/nvme0n1 ] && [ $n -lt 50 ]; do sleep 0.1; n=$((n+1)); done
+seq 1 300000 >/tmp/a; size=$(stat -c %s /tmp/a)
+dd if=/tmp/a of=/dev/nvme0n1 bs=1M conv=fsync 2>/dev/null
+dd if=/tmp/a of=/dev/nvme0n1 bs=4k seek=1000 oflag=direct conv=notrunc 2>/dev/null
+echo 3 >/proc/sys/vm/drop_caches
+a=$(md5sum </tmp/a); [ "$(head -c $size /dev/nvme0n1 | md5sum)" = "$a" ] && same=yes || same=no
+[ "$(tail -c +4096001 /dev/nvme0n1 | head -c $size | md5sum)" = "$a" ] && direct=yes || direct=no
+sync; blkdiscard /dev/nvme0n1 2>/dev/null && trim=yes || trim=no
+mark nvme "same=$same direct=$direct trim=$trim sectors=$(cat /sys/block/nvme0n1/size) model=$(tr -d ' ' </sys/block/nvme0n1/device/model) serial=$(tr -d ' ' </sys/block/nvme0n1/device/serial) queues=$(ls /sys/block/nvme0n1/mq | wc -l) cache=$(tr -d ' ' </sys/block/nvme0n1/queue/write_cache)"
+"""
+
+
 class Case:
     def __init__(self, sentence, image="small.cpio", mode="poweroff", args=(), append="", script=None, status=0, expect=(), stderr=None,
-                 disk=0, memory="512M", timeout=300, starve=False, clean=True):
+                 disk=0, disk_words="", memory="512M", timeout=300, starve=False, clean=True):
         self.__dict__.update(locals())
 
 
@@ -77,6 +91,8 @@ CASES = {
     "timeout": Case("a halted guest ends by --timeout with status 124", mode="halt", args=("--timeout", "40"), status=124, expect=[has(1, "halt")]),
     "disk": Case("virtio-blk returns what was written, virtio-rng gives bytes", script=DISK, disk=4 << 20,
                  expect=[has(1, "disk", same="yes", sectors="8192")]),
+    "nvme": Case("an NVMe disk returns what was written", script=NVME, disk=16 << 20, disk_words=",bus=nvme,serial=N1", args=("--cpus", "2"),
+                 expect=[has(1, "nvme", same="yes", direct="yes", sectors="32768", model="nestboxNVMedisk", serial="N1", queues="2", cache="writeback")]),
     "stress": Case("hundreds of processes on two CPUs", mode="stress", args=("--cpus", "2"), expect=[has(1, "stress", rounds="200")], timeout=900),
     "starved": Case("a VM that gets a quarter of a core sees no stall", mode="stress", args=("--cpus", "2"), starve=True,
                     expect=[has(1, "stress", rounds="200"), has(1, "klog", bad="0")], timeout=1800),
@@ -105,7 +121,7 @@ def command(nestbox, case, work):
         disk = os.path.join(work, "disk.img")
         with open(disk, "wb") as f:
             f.truncate(case.disk)
-        cmd += ["--disk", disk]
+        cmd += ["--disk", disk + case.disk_words]
     return cmd
 
 
