@@ -21,7 +21,7 @@ void pci_add_bar(struct pci_function *f, unsigned n, enum pci_bar_kind kind, u64
 	b->kind = kind;
 	b->size = size;
 	if (kind == PCI_BAR_IO) {
-		pci_config_init(f, bar_reg(n), BAR_IO, (u32)mask & 0xffff, 4);
+		pci_config_init(f, bar_reg(n), BAR_IO, (u32)mask, 4); /* all 32 bits: SeaBIOS takes 16-bit ones for huge */
 		b->window = bus_add_port(f->host->bus, 0, (u32)size, ops, dev, f->name);
 		bus_move_port(f->host->bus, b->window, 0, false);
 		return;
