@@ -17,6 +17,10 @@
 #define BLOCK_BYTES(slots) (sizeof(struct block) + (slots) * sizeof(struct insn))
 #define MAX_SLOTS (BLOCK_MAX_INSNS + 2)
 
+/* What a write into decoded code costs the guest's clock. Processors clear their pipeline for it; here decoding again takes about this long, and programs
+ * that mix code and data (GRUB's calls of the BIOS) would otherwise live in slow motion: their waits of a second took a minute. */
+#define CODE_WRITE_NS 2000u
+
 /* ---- lifetime ---- */
 /* All vCPUs together stay within what a VM process may hold beside its guest's memory; a full arena is emptied. */
 static u64 arena_bytes(const struct cpu *c) { return align_down(max_u64(ARENA_TOTAL / max_u64(c->ncpus, 1), ARENA_MIN), PAGE_SIZE); }
@@ -137,6 +141,7 @@ void block_forget(struct cpu *c, u64 frame, unsigned first, unsigned last)
 		if (overlaps(b, (u32)frame, first, last)) {
 			kill_block(c, b);
 			c->stats.code_invalidations++;
+			c->v_base += CODE_WRITE_NS;
 		}
 	}
 }
