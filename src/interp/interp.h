@@ -28,6 +28,9 @@ struct block {
 	u16 n;                       /* guest instructions */
 	u16 slots;                   /* insn[] used, sentinel included */
 	u16 heat;                    /* the hooks' own: entries so far */
+	u16 misses;                  /* the hooks' own: groups of accesses that missed */
+	bool plain;                  /* the hooks' own: no groups */
+	u64 misses_since;            /* the hooks' own: icount */
 	insn_fn *first;              /* the hooks' own: handler of insn[0] when they have put theirs there */
 	void *code;                  /* the hooks' own: host code */
 	struct insn insn[];

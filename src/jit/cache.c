@@ -117,12 +117,9 @@ static void unlink_out(struct jit *j, struct site *s)
 
 static void aim_at_stub(struct jit *j, const struct site *s) { as_aim(jit_host(j, s->link.at), jit_host(j, s->link.stub)); }
 
-static void killed(struct cpu *c, struct block *b)
+static void drop_code(struct jit *j, struct block *b)
 {
-	struct jit *j = jit_of(c);
 	struct code *k = b->code;
-	if (!k)
-		return;
 	for (unsigned n = 0; n < k->nlinks; n++) {
 		unlink_out(j, k->link[n]);
 		aim_at_stub(j, k->link[n]); /* a RET may still come back to behind our CALL */
@@ -137,6 +134,21 @@ static void killed(struct cpu *c, struct block *b)
 	as_jmp(&a, j->gone);
 	k->block = NULL;
 	b->code = NULL;
+}
+
+void jit_drop(struct cpu *c, struct block *b)
+{
+	drop_code(jit_of(c), b);
+	b->heat = 0;
+	b->insn[0].fn = jit_h_count;
+}
+
+static void killed(struct cpu *c, struct block *b)
+{
+	struct jit *j = jit_of(c);
+	if (!b->code)
+		return;
+	drop_code(j, b);
 	if (j->rewritten[b->frame[0]] < 255)
 		j->rewritten[b->frame[0]]++;
 	j->stats.killed++;

@@ -10,14 +10,14 @@ static bool has_imm(const struct insn *i) { return i->flags & INSN_IMM; }
 static bool plain_reg(unsigned n, unsigned size) { return !is_high(n, size); }
 static u8 reg_of(unsigned n, unsigned size) { return (u8)(size == 1 ? n >> 3 : n); }
 /* High bytes only beside registers and memory that need no REX. */
-static bool needs_rex(unsigned n, unsigned size)
+static bool needs_rex(const struct tr *t, unsigned n, unsigned size)
 {
-	if (!ohomed(n, size))
+	if (!ohomed(t, n, size))
 		return false;
-	unsigned h = ohome(n, size);
+	unsigned h = ohome(t, n, size);
 	return !(h & HIGH) && h >= RSP;
 }
-static bool clash(unsigned x, unsigned y, unsigned size) { return (is_high(x, size) && needs_rex(y, size)) || (is_high(y, size) && needs_rex(x, size)); }
+static bool clash(const struct tr *t, unsigned x, unsigned y, unsigned size) { return (is_high(x, size) && needs_rex(t, y, size)) || (is_high(y, size) && needs_rex(t, x, size)); }
 
 /* ---- ADD OR ADC SBB AND SUB XOR CMP TEST ---- */
 static struct recipe alu_recipe(unsigned op, const struct insn *i, bool src_known)
@@ -55,23 +55,23 @@ static bool compare_kept(struct tr *t, const struct insn *i, unsigned op)
 	struct as *a = &t->a;
 	unsigned n = i->opsize, other = mem0(i) ? i->src : i->dst;
 	bool imm = has_imm(i);
-	if (!tr_live(t) || (!imm && (!ohomed(other, n) || !plain_reg(other, n))))
+	if (!tr_live(t) || (!imm && (!ohomed(t, other, n) || !plain_reg(other, n))))
 		return false;
-	as_load(a, n, S1, rm_mem(S0, 0));
+	as_load(a, n, S1, t->m);
 	bool swap = op == OP_CMP && mem1(i);
 	as_store(a, 8, rm_abs(swap ? &t->hot->lazy_b : &t->hot->lazy_a), S1);
 	const void *second = swap ? &t->hot->lazy_a : &t->hot->lazy_b;
 	if (imm)
 		as_store_imm(a, 8, rm_abs(second), (u64)(i64)(i32)i->imm);
 	else
-		as_store(a, 8, rm_abs(second), jit_home[reg_of(other, n)]);
+		as_store(a, 8, rm_abs(second), t->home[reg_of(other, n)]);
 	as_store_imm(a, 4, rm_abs(&t->hot->lazy_op), (op == OP_CMP ? RC_CMP : RC_TEST) << 4 | n);
 	if (imm)
 		as_alu_imm(a, 0, op, n, rm_reg(S1), i->imm);
 	else if (swap)
-		as_alu_load(a, op, n, ohome(other, n), rm_reg(S1));
+		as_alu_load(a, op, n, ohome(t, other, n), rm_reg(S1));
 	else
-		as_alu_load(a, op, n, S1, rm_reg(ohome(other, n)));
+		as_alu_load(a, op, n, S1, rm_reg(ohome(t, other, n)));
 	tr_flags_set(t, rc_none());
 	t->mem = true;
 	return true;
@@ -92,14 +92,14 @@ static bool alu_mem(struct tr *t, const struct insn *i, unsigned op)
 		tr_flags_host(t, F_CF);
 	if (mem0(i)) {
 		if (has_imm(i))
-			as_alu_imm(a, lock, op, n, rm_mem(S0, 0), i->imm);
+			as_alu_imm(a, lock, op, n, t->m, i->imm);
 		else
-			as_alu_store(a, lock, op, n, rm_mem(S0, 0), in_reg(t, i->src, n, S1));
+			as_alu_store(a, lock, op, n, t->m, in_reg(t, i->src, n, S1));
 		tr_flags_set(t, rc_none());
 		return true;
 	}
 	unsigned x = in_reg(t, i->dst, n, S1);
-	as_alu_load(a, op, n, x, rm_mem(S0, 0));
+	as_alu_load(a, op, n, x, t->m);
 	if (writes && x == S1)
 		put_reg(t, i->dst, n, S1);
 	tr_flags_set(t, alu_recipe(op, i, false));
@@ -110,8 +110,8 @@ static bool alu_reg(struct tr *t, const struct insn *i, unsigned op)
 {
 	struct as *a = &t->a;
 	unsigned n = i->opsize;
-	bool writes = op < OP_CMP, via = !ohomed(i->dst, n) && n == 4 && writes;
-	if (!has_imm(i) && clash(i->dst, i->src, n))
+	bool writes = op < OP_CMP, via = !ohomed(t, i->dst, n) && n == 4 && writes;
+	if (!has_imm(i) && clash(t, i->dst, i->src, n))
 		return false;
 	if (op == OP_ADC || op == OP_SBB)
 		tr_flags_host(t, F_CF);
@@ -122,13 +122,13 @@ static bool alu_reg(struct tr *t, const struct insn *i, unsigned op)
 			to = rm_reg(S1);
 		}
 		as_alu_imm(a, 0, op, n, to, i->imm);
-	} else if (ohomed(i->dst, n)) {
-		as_alu_load(a, op, n, ohome(i->dst, n), oreg(t, i->src, n));
+	} else if (ohomed(t, i->dst, n)) {
+		as_alu_load(a, op, n, ohome(t, i->dst, n), oreg(t, i->src, n));
 	} else if (via) {
 		as_load(a, 4, S1, oreg(t, i->dst, n));
 		as_alu_load(a, op, n, S1, oreg(t, i->src, n));
 	} else {
-		if (is_high(i->src, n) && !ohomed(i->src, n))
+		if (is_high(i->src, n) && !ohomed(t, i->src, n))
 			return false;
 		as_alu_store(a, 0, op, n, oreg(t, i->dst, n), in_reg(t, i->src, n, S1));
 	}
@@ -161,14 +161,14 @@ static bool e_unary(struct tr *t, const struct insn *i)
 			return false;
 		if (op <= U_DEC && (tr_live(t) & F_CF))
 			tr_flags_host(t, F_CF);
-		unary(t, op, n, i->flags & INSN_LOCK ? 0xf0 : 0, rm_mem(S0, 0));
+		unary(t, op, n, i->flags & INSN_LOCK ? 0xf0 : 0, t->m);
 		if (op != U_NOT)
 			tr_flags_set(t, rc_none());
 		return true;
 	}
 	if (i->flags & INSN_LOCK)
 		return false;
-	bool via = !ohomed(i->dst, n) && n == 4;
+	bool via = !ohomed(t, i->dst, n) && n == 4;
 	struct recipe r = { .op = op == U_INC ? RC_INC : op == U_DEC ? RC_DEC : RC_NEG, .size = (u8)n, .a = reg_of(i->dst, n) };
 	bool keep = op <= U_DEC && (tr_live(t) & F_CF);
 	if (!plain_reg(i->dst, n)) {
@@ -207,8 +207,8 @@ static bool e_shift(struct tr *t, const struct insn *i)
 	if (mem0(i) && !tr_operand(t, i, n, true))
 		return false;
 	tr_flags_host(t, (tr_live(t) & ~kills) | reads);
-	bool via = !mem0(i) && !ohomed(i->dst, n) && (n == 4 || op <= 1); /* rotates of memory leave another OF */
-	struct rm m = mem0(i) ? rm_mem(S0, 0) : oreg(t, i->dst, n);
+	bool via = !mem0(i) && !ohomed(t, i->dst, n) && (n == 4 || op <= 1); /* rotates of memory leave another OF */
+	struct rm m = mem0(i) ? t->m : oreg(t, i->dst, n);
 	if (via) {
 		as_load(a, n, S1, m);
 		m = rm_reg(S1);
@@ -230,11 +230,11 @@ static bool e_dshift(struct tr *t, const struct insn *i)
 {
 	struct as *a = &t->a;
 	unsigned n = i->opsize, reads, kills;
-	if ((i->flags & INSN_MEM) || !homed(i->dst) || !homed(i->src) || (!i->aux8 && !(i->imm & (n == 8 ? 63 : 31))))
+	if ((i->flags & INSN_MEM) || !homed(t, i->dst) || !homed(t, i->src) || (!i->aux8 && !(i->imm & (n == 8 ? 63 : 31))))
 		return false;
 	tr_flag_effect(i, &reads, &kills);
 	tr_flags_host(t, tr_live(t) & ~kills);
-	as_ins(a, 0, n, (i->op == ZYDIS_MNEMONIC_SHLD ? 0x0fa4 : 0x0fac) | i->aux8, jit_home[i->src], rm_reg(jit_home[i->dst]), i->aux8 ? 0 : 1);
+	as_ins(a, 0, n, (i->op == ZYDIS_MNEMONIC_SHLD ? 0x0fa4 : 0x0fac) | i->aux8, t->home[i->src], rm_reg(t->home[i->dst]), i->aux8 ? 0 : 1);
 	if (!i->aux8)
 		as8(a, (u8)i->imm);
 	tr_flags_set(t, rc_none());
@@ -254,16 +254,16 @@ static bool e_mov(struct tr *t, const struct insn *i)
 		if (!tr_operand(t, i, n, true))
 			return false;
 		if (has_imm(i) && (n < 8 || fits32((i64)i->imm)))
-			as_store_imm(a, n, rm_mem(S0, 0), i->imm);
+			as_store_imm(a, n, t->m, i->imm);
 		else
-			as_store(a, n, rm_mem(S0, 0), in_reg(t, i->src, n, S1));
+			as_store(a, n, t->m, in_reg(t, i->src, n, S1));
 		return true;
 	}
 	if (mem1(i)) {
 		if (is_high(i->dst, n) || !tr_operand(t, i, n, false))
 			return false;
-		unsigned x = ohomed(i->dst, n) ? ohome(i->dst, n) : S1;
-		as_load(a, n, x, rm_mem(S0, 0));
+		unsigned x = ohomed(t, i->dst, n) ? ohome(t, i->dst, n) : S1;
+		as_load(a, n, x, t->m);
 		if (x == S1)
 			put_reg(t, i->dst, n, S1);
 		return true;
@@ -271,8 +271,8 @@ static bool e_mov(struct tr *t, const struct insn *i)
 	if (has_imm(i)) {
 		if (n < 4) {
 			as_store_imm(a, n, oreg(t, i->dst, n), i->imm);
-		} else if (homed(i->dst)) {
-			as_mov_imm(a, jit_home[i->dst], n == 4 ? (u32)i->imm : i->imm);
+		} else if (homed(t, i->dst)) {
+			as_mov_imm(a, t->home[i->dst], n == 4 ? (u32)i->imm : i->imm);
 		} else if (n == 8 && fits32((i64)i->imm)) {
 			as_store_imm(a, 8, greg(t, i->dst), i->imm);
 		} else {
@@ -281,12 +281,12 @@ static bool e_mov(struct tr *t, const struct insn *i)
 		}
 		return true;
 	}
-	if (clash(i->dst, i->src, n) || (n == 1 && (is_high(i->src, 1) || is_high(i->dst, 1)) && !(ohomed(i->dst, 1) && ohomed(i->src, 1))))
+	if (clash(t, i->dst, i->src, n) || (n == 1 && (is_high(i->src, 1) || is_high(i->dst, 1)) && !(ohomed(t, i->dst, 1) && ohomed(t, i->src, 1))))
 		return false;
-	if (ohomed(i->dst, n))
-		as_load(a, n, ohome(i->dst, n), oreg(t, i->src, n));
+	if (ohomed(t, i->dst, n))
+		as_load(a, n, ohome(t, i->dst, n), oreg(t, i->src, n));
 	else
-		put_reg(t, i->dst, n, n == 4 && homed(i->src) ? (as_mov(a, 4, S1, jit_home[i->src]), S1) : in_reg(t, i->src, n, S1));
+		put_reg(t, i->dst, n, n == 4 && homed(t, i->src) ? (as_mov(a, 4, S1, t->home[i->src]), S1) : in_reg(t, i->src, n, S1));
 	return true;
 }
 
@@ -294,17 +294,17 @@ static bool e_mov(struct tr *t, const struct insn *i)
 static bool e_extend(struct tr *t, const struct insn *i)
 {
 	struct as *a = &t->a;
-	unsigned n = i->opsize, from = i->aux8, x = homed(i->dst) ? jit_home[i->dst] : S1;
+	unsigned n = i->opsize, from = i->aux8, x = homed(t, i->dst) ? t->home[i->dst] : S1;
 	u32 opcode = i->op == ZYDIS_MNEMONIC_MOVSXD ? 0x63 : (i->op == ZYDIS_MNEMONIC_MOVZX ? 0x0fb6 : 0x0fbe) | (from == 2);
 	if (i->op == ZYDIS_MNEMONIC_MOVSXD && n != 8)
 		return false;
 	if (i->op == ZYDIS_MNEMONIC_MOVZX && n == 8)
 		n = 4; /* the same, one prefix less */
-	if (!(i->flags & INSN_MEM) && is_high(i->src, from) && (n == 8 || x >= R8 || !homed(i->src >> 3)))
+	if (!(i->flags & INSN_MEM) && is_high(i->src, from) && (n == 8 || x >= R8 || !homed(t, i->src >> 3)))
 		return false;
 	if ((i->flags & INSN_MEM) && !tr_operand(t, i, from, false))
 		return false;
-	struct rm m = i->flags & INSN_MEM ? rm_mem(S0, 0) : from == 1 ? breg(t, i->src) : greg(t, i->src);
+	struct rm m = i->flags & INSN_MEM ? t->m : from == 1 ? breg(t, i->src) : greg(t, i->src);
 	if (from == 1 && m.kind == RM_REG && !(m.reg & HIGH) && m.reg >= RSP && m.reg <= RDI && !(n == 8 || x >= R8)) {
 		/* sil and its like need a REX prefix that nothing else asks for */
 		if (n == 2)
@@ -324,13 +324,13 @@ static bool e_extend(struct tr *t, const struct insn *i)
 static bool e_lea(struct tr *t, const struct insn *i)
 {
 	unsigned n = i->opsize;
-	bool simple = (i->base >= GPR_ZERO || homed(i->base)) && (i->index >= GPR_ZERO || homed(i->index)); /* one LEA reads both, then writes */
-	if (n == 8 && homed(i->dst) && simple)
-		return tr_effective(t, i, jit_home[i->dst]);
+	bool simple = (i->base >= GPR_ZERO || homed(t, i->base)) && (i->index >= GPR_ZERO || homed(t, i->index)); /* one LEA reads both, then writes */
+	if (n == 8 && homed(t, i->dst) && simple)
+		return tr_effective(t, i, t->home[i->dst]);
 	if (!tr_effective(t, i, S0))
 		return false;
-	if (homed(i->dst)) {
-		as_mov(&t->a, n, jit_home[i->dst], S0);
+	if (homed(t, i->dst)) {
+		as_mov(&t->a, n, t->home[i->dst], S0);
 		return true;
 	}
 	if (n == 4)
@@ -346,7 +346,7 @@ static bool e_cmov(struct tr *t, const struct insn *i)
 	if (mem1(i) && !tr_operand(t, i, n, false))
 		return false;
 	tr_flags_host(t, tr_cond_reads(cond));
-	struct rm m = mem1(i) ? rm_mem(S0, 0) : greg(t, i->src);
+	struct rm m = mem1(i) ? t->m : greg(t, i->src);
 	unsigned x = in_reg(t, i->dst, n, S1);
 	as_ins(&t->a, 0, n, 0x0f40 | cond, x, m, 0);
 	if (x == S1)
@@ -360,17 +360,13 @@ static bool e_setcc(struct tr *t, const struct insn *i)
 	if (mem0(i) && !tr_operand(t, i, 1, true))
 		return false;
 	tr_flags_host(t, tr_cond_reads(cond));
-	as_ins(&t->a, 0, 1, 0x0f90 | cond, 0, mem0(i) ? rm_mem(S0, 0) : breg(t, i->dst), 0);
+	as_ins(&t->a, 0, 1, 0x0f90 | cond, 0, mem0(i) ? t->m : breg(t, i->dst), 0);
 	return true;
 }
 
 /* ---- stack ---- */
-static void push_probe(struct tr *t)
-{
-	as_lea(&t->a, 8, S0, rm_mem(jit_home[GPR_RSP], -8));
-	tr_probe(t, 8, true);
-}
-static void move_rsp(struct tr *t, i32 by) { as_lea(&t->a, 8, jit_home[GPR_RSP], rm_mem(jit_home[GPR_RSP], by)); }
+static void push_probe(struct tr *t) { tr_access(t, &(struct address){ .base = GPR_RSP, .index = GPR_ZERO, .disp = -8 }, 8, true); }
+static void move_rsp(struct tr *t, i32 by) { as_lea(&t->a, 8, t->home[GPR_RSP], rm_mem(t->home[GPR_RSP], by)); }
 
 static bool e_push(struct tr *t, const struct insn *i)
 {
@@ -380,17 +376,17 @@ static bool e_push(struct tr *t, const struct insn *i)
 	if (mem0(i)) {
 		if (!tr_operand(t, i, 8, false))
 			return false;
-		as_load(a, 8, S1, rm_mem(S0, 0));
+		as_load(a, 8, S1, t->m);
 		as_store(a, 8, rm_abs(&t->hot->tmp), S1);
 		push_probe(t);
 		as_load(a, 8, S1, rm_abs(&t->hot->tmp));
-		as_store(a, 8, rm_mem(S0, 0), S1);
+		as_store(a, 8, t->m, S1);
 	} else {
 		push_probe(t);
 		if (has_imm(i))
-			as_store_imm(a, 8, rm_mem(S0, 0), i->imm);
+			as_store_imm(a, 8, t->m, i->imm);
 		else
-			as_store(a, 8, rm_mem(S0, 0), in_reg(t, i->dst, 8, S1));
+			as_store(a, 8, t->m, in_reg(t, i->dst, 8, S1));
 	}
 	move_rsp(t, -8);
 	return true;
@@ -401,10 +397,9 @@ static bool e_pop(struct tr *t, const struct insn *i)
 	struct as *a = &t->a;
 	if (i->opsize != 8 || i->aux8 || (i->flags & INSN_MEM) || i->src2 == SEL_MOV_SPECIAL)
 		return false;
-	as_mov(a, 8, S0, jit_home[GPR_RSP]);
-	tr_probe(t, 8, false);
-	unsigned x = homed(i->dst) ? jit_home[i->dst] : S1;
-	as_load(a, 8, x, rm_mem(S0, 0));
+	tr_access(t, &(struct address){ .base = GPR_RSP, .index = GPR_ZERO }, 8, false);
+	unsigned x = homed(t, i->dst) ? t->home[i->dst] : S1;
+	as_load(a, 8, x, t->m);
 	if (i->dst != GPR_RSP)
 		move_rsp(t, 8);
 	if (x == S1)
@@ -417,10 +412,9 @@ static bool e_leave(struct tr *t, const struct insn *i)
 	struct as *a = &t->a;
 	if (i->opsize != 8)
 		return false;
-	as_mov(a, 8, S0, RBP);
-	tr_probe(t, 8, false);
-	as_lea(a, 8, jit_home[GPR_RSP], rm_mem(RBP, 8));
-	as_load(a, 8, RBP, rm_mem(S0, 0));
+	tr_access(t, &(struct address){ .base = GPR_RBP, .index = GPR_ZERO }, 8, false);
+	as_lea(a, 8, t->home[GPR_RSP], rm_mem(t->home[GPR_RBP], 8));
+	as_load(a, 8, t->home[GPR_RBP], t->m);
 	return true;
 }
 
@@ -436,11 +430,11 @@ static bool e_imul(struct tr *t, const struct insn *i)
 		return false;
 	if (mem1(i) && !tr_operand(t, i, n, false))
 		return false;
-	struct rm m = mem1(i) ? rm_mem(S0, 0) : greg(t, i->src);
+	struct rm m = mem1(i) ? t->m : greg(t, i->src);
 	unsigned x;
 	want_kept(t, i);
 	if (i->src2 == 3) {
-		x = homed(i->dst) ? jit_home[i->dst] : S1;
+		x = homed(t, i->dst) ? t->home[i->dst] : S1;
 		bool small = fits8((i64)i->imm);
 		as_ins(a, 0, n, small ? 0x6b : 0x69, x, m, small ? 1 : imm_len(n));
 		as_imm(a, small ? 1 : n, i->imm);
@@ -463,7 +457,7 @@ static bool e_mul(struct tr *t, const struct insn *i)
 	if (mem0(i) && !tr_operand(t, i, n, false))
 		return false;
 	want_kept(t, i);
-	as_ins(&t->a, 0, n, 0xf6 | (n > 1), DIGIT | (i->op == ZYDIS_MNEMONIC_MUL ? 4 : 5), mem0(i) ? rm_mem(S0, 0) : oreg(t, i->dst, n), 0);
+	as_ins(&t->a, 0, n, 0xf6 | (n > 1), DIGIT | (i->op == ZYDIS_MNEMONIC_MUL ? 4 : 5), mem0(i) ? t->m : oreg(t, i->dst, n), 0);
 	tr_flags_set(t, rc_none());
 	return true;
 }
@@ -476,7 +470,7 @@ static bool e_div(struct tr *t, const struct insn *i)
 	bool is_signed = i->op == ZYDIS_MNEMONIC_IDIV;
 	if (n < 4 || (mem0(i) && !tr_operand(t, i, n, false)))
 		return false;
-	struct rm m = mem0(i) ? rm_mem(S0, 0) : greg(t, i->dst);
+	struct rm m = mem0(i) ? t->m : greg(t, i->dst);
 	if (is_signed) {
 		as_mov(a, n, S1, RAX);
 		as_ins(a, 0, n, 0xc1, 7, rm_reg(S1), 1);
@@ -523,8 +517,8 @@ static bool e_bt(struct tr *t, const struct insn *i)
 		return false;
 	tr_flags_host(t, tr_live(t) & ~F_CF);
 	unsigned imm = (unsigned)i->imm & (8 * n - 1), x = S1;
-	struct rm m = mem0(i) ? rm_mem(S0, 0) : rm_reg(homed(i->dst) ? jit_home[i->dst] : S0);
-	if (!mem0(i) && !homed(i->dst))
+	struct rm m = mem0(i) ? t->m : rm_reg(homed(t, i->dst) ? t->home[i->dst] : S0);
+	if (!mem0(i) && !homed(t, i->dst))
 		as_load(a, n, S0, greg(t, i->dst));
 	if (has_imm(i)) {
 		as_ins(a, lock, n, 0x0fba, 4 + op, m, 1);
@@ -533,7 +527,7 @@ static bool e_bt(struct tr *t, const struct insn *i)
 		x = in_reg(t, i->src, n, S1);
 		as_ins(a, 0, n, 0x0fa3 | op << 3, x, m, 0);
 	}
-	if (!mem0(i) && !homed(i->dst) && writes)
+	if (!mem0(i) && !homed(t, i->dst) && writes)
 		put_reg(t, i->dst, n, S0);
 	tr_flags_set(t, rc_none());
 	return true;
@@ -547,7 +541,7 @@ static bool e_scan(struct tr *t, const struct insn *i)
 		return false;
 	want_kept(t, i);
 	unsigned x = in_reg(t, i->dst, 8, S1); /* a source of 0 may leave all of it */
-	as_ins(&t->a, ops[op].prefix, n, ops[op].opcode, x, mem1(i) ? rm_mem(S0, 0) : greg(t, i->src), 0);
+	as_ins(&t->a, ops[op].prefix, n, ops[op].opcode, x, mem1(i) ? t->m : greg(t, i->src), 0);
 	if (x == S1)
 		put_reg(t, i->dst, 8, S1);
 	tr_flags_set(t, rc_none());
@@ -589,8 +583,8 @@ static bool e_shiftx(struct tr *t, const struct insn *i)
 	static const u8 pps[] = { 1, 3, 2, 3 };
 	if (!t->j->bmi2 || ((i->flags & INSN_MEM) && !tr_operand(t, i, n, false)))
 		return false;
-	struct rm m = i->flags & INSN_MEM ? rm_mem(S0, 0) : greg(t, i->src);
-	unsigned x = homed(i->dst) ? jit_home[i->dst] : S1;
+	struct rm m = i->flags & INSN_MEM ? t->m : greg(t, i->src);
+	unsigned x = homed(t, i->dst) ? t->home[i->dst] : S1;
 	if (op == 3) {
 		vex(t, 3, 3, n == 8, 0xf0, x, 0, m, 1);
 		as8(&t->a, (u8)i->imm);
@@ -611,14 +605,14 @@ static bool e_xchg(struct tr *t, const struct insn *i)
 		if (is_high(i->src, n) || !tr_operand(t, i, n, true))
 			return false;
 		unsigned x = in_reg(t, i->src, n, S1);
-		as_ins(a, 0, n, 0x86 | (n > 1), x, rm_mem(S0, 0), 0);
+		as_ins(a, 0, n, 0x86 | (n > 1), x, t->m, 0);
 		if (x == S1)
 			put_reg(t, i->src, n, S1);
 		return true;
 	}
-	if (!ohomed(i->dst, n) || !ohomed(i->src, n) || clash(i->dst, i->src, n))
+	if (!ohomed(t, i->dst, n) || !ohomed(t, i->src, n) || clash(t, i->dst, i->src, n))
 		return false;
-	as_ins(a, 0, n, 0x86 | (n > 1), ohome(i->src, n), rm_reg(ohome(i->dst, n)), 0);
+	as_ins(a, 0, n, 0x86 | (n > 1), ohome(t, i->src, n), rm_reg(ohome(t, i->dst, n)), 0);
 	return true;
 }
 
@@ -628,7 +622,7 @@ static bool e_xadd(struct tr *t, const struct insn *i)
 	if (!mem0(i) || is_high(i->src, n) || !tr_operand(t, i, n, true))
 		return false;
 	unsigned x = in_reg(t, i->src, n, S1);
-	as_ins(&t->a, 0xf0, n, 0x0fc0 | (n > 1), x, rm_mem(S0, 0), 0);
+	as_ins(&t->a, 0xf0, n, 0x0fc0 | (n > 1), x, t->m, 0);
 	if (x == S1)
 		put_reg(t, i->src, n, S1);
 	tr_flags_set(t, rc_none());
@@ -640,7 +634,7 @@ static bool e_cmpxchg(struct tr *t, const struct insn *i)
 	unsigned n = i->opsize;
 	if (!mem0(i) || is_high(i->src, n) || !tr_operand(t, i, n, true))
 		return false;
-	as_ins(&t->a, 0xf0, n, 0x0fb0 | (n > 1), in_reg(t, i->src, n, S1), rm_mem(S0, 0), 0);
+	as_ins(&t->a, 0xf0, n, 0x0fb0 | (n > 1), in_reg(t, i->src, n, S1), t->m, 0);
 	tr_flags_set(t, rc_none());
 	return true;
 }

@@ -11,6 +11,9 @@
 
 unsigned jit_hot = 12;
 
+/* So many splits within 2048 instructions each: groups do not pay in that block. */
+#define SPLITS_PER 32
+
 /* ---- getting in ---- */
 static const struct block *running(const struct cpu *c) { return jit_of(c)->in.cur; }
 
@@ -256,6 +259,45 @@ static u8 *on_miss(struct cpu *c, struct site *s)
 	return leave_to(c, s);
 }
 
+/* A group missed, and its page cannot do all that its members want. */
+static u8 *on_split(struct cpu *c, struct site *s)
+{
+	struct jit *j = jit_of(c);
+	struct block *b = jit_block(j, s);
+	u64 now = j->base - j->hot->left;
+	j->stats.splits++;
+	if (now - b->misses_since > SPLITS_PER * 2048) {
+		b->misses = 0;
+		b->misses_since = now;
+	}
+	if (++b->misses >= SPLITS_PER && b->code) {
+		b->plain = true;
+		jit_drop(c, b);
+	}
+	return leave_to(c, s);
+}
+
+static u8 *on_group_miss(struct cpu *c, struct site *s)
+{
+	struct jit *j = jit_of(c);
+	struct hot *h = j->hot;
+	const struct tlb_fast *f = (const struct tlb_fast *)((u8 *)h->bank + h->s1);
+	bool write = s->kind == SITE_WRITE;
+	u64 la = h->host ^ (write ? f->w : f->r), len = s->size;
+	j->stats.misses++;
+	if ((la & 0xfff) + s->size > PAGE_SIZE || !cpu_canonical(la))
+		return on_split(c, s);
+	c->icount = j->base - h->left;
+	c->arch.rip = h->page + jit_block(j, s)->off + jit_block(j, s)->insn[s->slot].off;
+	if (!mmu_span(c, la, s->writes, &len)) {
+		j->stats.slow++;
+		return leave_to(c, s);
+	}
+	mmu_bank_fill(c, mmu_hit(c, la, 0));
+	f = &h->bank->e[(la >> 12) & (TLB_ENTRIES - 1)];
+	return (write ? f->w : f->r) == (la & PAGE_MASK) ? jit_host(j, s->retry) : on_split(c, s);
+}
+
 static u8 *on_jump(struct cpu *c, struct site *s)
 {
 	struct jit *j = jit_of(c);
@@ -328,7 +370,7 @@ u8 *jit_on_site(struct cpu *c, struct site *s)
 	struct jit *j = jit_of(c);
 	switch ((enum site_kind)s->kind) {
 	case SITE_READ:
-	case SITE_WRITE: return on_miss(c, s);
+	case SITE_WRITE: return s->group ? on_group_miss(c, s) : on_miss(c, s);
 	case SITE_JUMP: return on_jump(c, s);
 	case SITE_RESUME: return leave_to(c, s);
 	case SITE_LINK: return on_link(c, s);

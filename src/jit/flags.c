@@ -45,8 +45,8 @@ void tr_flags_set(struct tr *t, struct recipe rc)
 
 static void store_value(struct tr *t, const void *to, unsigned g)
 {
-	if (homed(g)) {
-		as_store(&t->a, 8, rm_abs(to), jit_home[g]);
+	if (homed(t, g)) {
+		as_store(&t->a, 8, rm_abs(to), t->home[g]);
 		return;
 	}
 	as_load(&t->a, 8, S1, greg(t, g));
@@ -91,8 +91,8 @@ static void redo(struct tr *t)
 		return;
 	}
 	unsigned x = S1;
-	if (homed(r->a) && (cmp || r->op == RC_LOGIC))
-		x = jit_home[r->a];
+	if (homed(t, r->a) && (cmp || r->op == RC_LOGIC))
+		x = t->home[r->a];
 	else
 		as_load(a, 8, S1, ra);
 	switch (r->op) {

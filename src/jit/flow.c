@@ -119,7 +119,7 @@ static bool read_target(struct tr *t, const struct insn *i)
 	}
 	if (!tr_operand(t, i, 8, false))
 		return false;
-	as_load(&t->a, 8, S0, rm_mem(S0, 0));
+	as_load(&t->a, 8, S0, t->m);
 	return true;
 }
 
@@ -155,12 +155,11 @@ bool e_jmp(struct tr *t, const struct insn *i)
 static void push_return(struct tr *t, const struct insn *i)
 {
 	struct as *a = &t->a;
-	as_lea(a, 8, S0, rm_mem(jit_home[GPR_RSP], -8));
-	tr_probe(t, 8, true);
+	tr_access(t, &(struct address){ .base = GPR_RSP, .index = GPR_ZERO, .disp = -8 }, 8, true);
 	as_load(a, 8, S1, rm_abs(&t->hot->page));
 	as_lea(a, 8, S1, rm_mem(S1, t->b->off + i->off + i->len));
-	as_store(a, 8, rm_mem(S0, 0), S1);
-	as_lea(a, 8, jit_home[GPR_RSP], rm_mem(jit_home[GPR_RSP], -8));
+	as_store(a, 8, t->m, S1);
+	as_lea(a, 8, t->home[GPR_RSP], rm_mem(t->home[GPR_RSP], -8));
 }
 
 /* Behind the host's CALL: S0 is where a RET wants to go, the host's stack holds where this CALL said that it would. Whatever happened since, equal
@@ -252,11 +251,10 @@ bool e_ret(struct tr *t, const struct insn *i)
 		return false;
 	tr_flags_save(t);
 	t->ended = true;
-	as_mov(a, 8, S0, jit_home[GPR_RSP]);
-	tr_probe(t, 8, false);
-	as_load(a, 8, S0, rm_mem(S0, 0));
+	tr_access(t, &(struct address){ .base = GPR_RSP, .index = GPR_ZERO }, 8, false);
+	as_load(a, 8, S0, t->m);
 	out_of_time(t, tr_site(t, SITE_RESUME));
-	as_lea(a, 8, jit_home[GPR_RSP], rm_mem(jit_home[GPR_RSP], 8 + (u16)i->imm));
+	as_lea(a, 8, t->home[GPR_RSP], rm_mem(t->home[GPR_RSP], 8 + (u16)i->imm));
 	as_lea(a, 8, S1, rm_abs(tr_site(t, SITE_RET)));
 	as8(a, 0xc3);
 	return true;

@@ -55,14 +55,17 @@ enum site_kind {
 struct site {
 	u32 block;             /* in the interpreter's arena: jit_block() */
 	u32 retry;             /* in ours: jit_host() */
-	u8 kind, size, slot;
+	u8 kind, slot;
+	u16 size;
+	bool group : 1;        /* SITE_READ, SITE_WRITE: for several accesses, the address is in HOST */
+	bool writes : 1;       /* the instruction itself writes */
 	bool far : 1;          /* SITE_JUMP: registers are as after the instruction */
 	bool live : 1;         /* the recipe holds */
 	bool twice : 1;        /* SITE_READ, SITE_WRITE: the instruction probes again, and the two may want the same entry for ever */
 	bool vec : 1, vec_wide : 1; /* vector registers are in use; were loaded whole */
 	u16 vec_dirty;         /* vector registers whose values are newer than arch.ymm */
 	struct recipe recipe;
-	u8 pad_[3];
+	u8 pad_[2];
 	union {
 		u32 helper; /* two struct insn: a copy, and what returns to us */
 		/* off: target, from the page. at 0: never linked. to: 0 or where it leads, as block; next: in its list */
@@ -97,7 +100,7 @@ struct hot {
 	u8 vec[16 * 32] __attribute__((aligned(32)));
 };
 
-struct jit_stats { u64 blocks, insns, helpers_built, bytes, flushes, entries, stays, misses, slow, faults, jumps, jump_fills, helper_calls, links, killed, ns; };
+struct jit_stats { u64 blocks, insns, helpers_built, bytes, flushes, entries, stays, misses, slow, splits, faults, jumps, jump_fills, helper_calls, links, killed, ns; };
 
 struct jit {
 	struct interp in;       /* first: it is cpu->engine */
@@ -134,6 +137,8 @@ int jit_cache_create(struct cpu *c);
 void jit_cache_destroy(struct cpu *c);
 u64 jit_blocks_bytes(const struct cpu *c); /* for the interpreter's blocks */
 void jit_cache_flush(struct cpu *c);
+/* The block's host code goes; the block stays. */
+void jit_drop(struct cpu *c, struct block *b);
 void jit_link(struct cpu *c, struct site *s, struct block *to);
 extern const struct interp_hooks jit_hooks;
 

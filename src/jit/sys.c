@@ -64,7 +64,7 @@ bool e_pushf(struct tr *t, const struct insn *i)
 		return false;
 	if (cpu_has(t->c, FEAT_SVM)) /* has an intercept for it */
 		need_clear(t, &t->c->arch.guest_mode, 0xff);
-	as_lea(a, 8, S0, rm_mem(jit_home[GPR_RSP], -8));
+	as_lea(a, 8, S0, rm_mem(t->home[GPR_RSP], -8));
 	tr_probe(t, 8, true);
 	tr_flags_host(t, F_ALL);
 	as8(a, 0x9c); /* pushf */
@@ -72,7 +72,7 @@ bool e_pushf(struct tr *t, const struct insn *i)
 	as_alu_imm(a, 0, OP_AND, 4, rm_reg(S1), FLAG_ARITH);
 	as_alu_load(a, OP_OR, 8, S1, rm_abs(&t->c->arch.rflags)); /* RF and VM are clear where host code runs */
 	as_store(a, 8, rm_mem(S0, 0), S1);
-	as_lea(a, 8, jit_home[GPR_RSP], rm_mem(jit_home[GPR_RSP], -8));
+	as_lea(a, 8, t->home[GPR_RSP], rm_mem(t->home[GPR_RSP], -8));
 	t->host = 0;
 	return true;
 }
@@ -92,6 +92,7 @@ static void switch_class(struct tr *t, u8 cls)
 	as8(a, 0xc0 | 3 << 3 | (S1 & 7));
 	as_store(a, 8, rm_abs(&t->hot->bank), S1);
 	as_store_imm(a, 1, rm_abs(&t->c->acc_class), cls);
+	plan_forget(t);
 }
 
 /* From class 0: SMAP is on, AC clear, and nothing makes accesses slow. */

@@ -54,6 +54,15 @@ struct tr {
 	struct recipe rc;
 	bool fresh;             /* this instruction set the flags' place itself */
 	bool ended;
+	u8 home[16];            /* host register of each guest register, or NO_HOME */
+	struct rm m;            /* where tr_access() put its operand */
+	struct plan *plan;
+	unsigned naccess;       /* accesses so far */
+	u16 version[18], epoch;
+	i64 moved[18];          /* of base registers: constants added since version changed */
+	u8 group;               /* whose host address is in HOST, or NO_GROUP */
+	u8 aligned;             /* HOST + lo - aligned_at is a multiple of aligned + 1 */
+	i64 aligned_at;
 	unsigned nstubs;
 	u8 *cold;               /* sites are allocated downwards */
 	unsigned emitted, handlers;
@@ -66,19 +75,19 @@ struct tr {
 };
 
 /* ---- operands ---- */
-static inline bool homed(unsigned g) { return jit_home[g] != NO_HOME; }
-static inline struct rm greg(struct tr *t, unsigned g) { return homed(g) ? rm_reg(jit_home[g]) : rm_abs(&t->c->arch.gpr[g]); }
+static inline bool homed(const struct tr *t, unsigned g) { return t->home[g] != NO_HOME; }
+static inline struct rm greg(struct tr *t, unsigned g) { return homed(t, g) ? rm_reg(t->home[g]) : rm_abs(&t->c->arch.gpr[g]); }
 /* 8-bit operand at byte offset n of the register file. */
-static inline unsigned byte_home(unsigned n) { return (n & 1 ? HIGH : 0) | jit_home[n >> 3]; }
-static inline struct rm breg(struct tr *t, unsigned n) { return homed(n >> 3) ? rm_reg(byte_home(n)) : rm_abs((u8 *)t->c->arch.gpr + n); }
+static inline unsigned byte_home(const struct tr *t, unsigned n) { return (n & 1 ? HIGH : 0) | t->home[n >> 3]; }
+static inline struct rm breg(struct tr *t, unsigned n) { return homed(t, n >> 3) ? rm_reg(byte_home(t, n)) : rm_abs((u8 *)t->c->arch.gpr + n); }
 static inline struct rm oreg(struct tr *t, unsigned n, unsigned size) { return size == 1 ? breg(t, n) : greg(t, n); }
-static inline bool ohomed(unsigned n, unsigned size) { return homed(size == 1 ? n >> 3 : n); }
-static inline unsigned ohome(unsigned n, unsigned size) { return size == 1 ? byte_home(n) : jit_home[n]; }
+static inline bool ohomed(const struct tr *t, unsigned n, unsigned size) { return homed(t, size == 1 ? n >> 3 : n); }
+static inline unsigned ohome(const struct tr *t, unsigned n, unsigned size) { return size == 1 ? byte_home(t, n) : t->home[n]; }
 /* The operand in a host register: its home, or `scratch` after a load. */
 static inline unsigned in_reg(struct tr *t, unsigned n, unsigned size, unsigned scratch)
 {
-	if (ohomed(n, size))
-		return ohome(n, size);
+	if (ohomed(t, n, size))
+		return ohome(t, n, size);
 	as_load(&t->a, size, scratch, oreg(t, n, size));
 	return scratch;
 }
@@ -87,7 +96,7 @@ static inline bool is_high(unsigned n, unsigned size) { return size == 1 && (n &
 /* reg of the given size into guest register n; 32 bits zero the upper half. */
 static inline void put_reg(struct tr *t, unsigned n, unsigned size, unsigned reg)
 {
-	as_store(&t->a, size == 4 && !homed(n) ? 8 : size, oreg(t, n, size), reg);
+	as_store(&t->a, size == 4 && !homed(t, n) ? 8 : size, oreg(t, n, size), reg);
 }
 
 /* ---- translate.c ---- */
@@ -100,12 +109,44 @@ void tr_exit_if(struct tr *t, unsigned cond, enum site_kind kind);
 void tr_trace(const struct tr *t);
 
 /* ---- memory.c ---- */
-/* S0 = linear address of the memory operand. Changes flags only for FS and GS. False: an address form that is left to the handler. */
-bool tr_address(struct tr *t, const struct insn *i);
+/* base + (index << scale) + disp; GPR_ZERO: none. Base GPR_BLOCK_RIP: from the start of the page. */
+struct address { u8 base, index, scale; i64 disp; };
 bool tr_effective(struct tr *t, const struct insn *i, unsigned to);
-/* S0: linear -> host address, or leave. Changes S1 and the host's flags. */
-void tr_probe(struct tr *t, unsigned size, bool write);
+/* t->m = host memory of the access, or leave. Changes S0, S1, HOST and the host's flags. */
+void tr_access(struct tr *t, const struct address *at, unsigned size, bool write);
+/* The same for the memory operand. False: an address form that is left to the handler. */
 bool tr_operand(struct tr *t, const struct insn *i, unsigned size, bool write);
+/* For what does its own: S0 = linear address of the memory operand, changing flags only for FS and GS; S0: linear -> host address, or leave, changing S1 and flags. */
+bool tr_address(struct tr *t, const struct insn *i);
+void tr_probe(struct tr *t, unsigned size, bool write);
+/* Leaves unless t->m is a multiple of mask + 1. */
+void tr_aligned(struct tr *t, unsigned mask);
+
+/* ---- group.c ---- */
+#define MAX_ACCESSES 80
+#define NO_GROUP 0xff
+/* One access to memory, as a first look at the block found it. The address is off from what `base` and `index` were when they last changed by something
+ * else than a constant; `epoch` changes when anything may have happened to translations. */
+struct access {
+	struct address at;
+	u16 base_version, index_version, epoch;
+	u16 k, size;
+	bool write;
+	u8 group;
+};
+struct group { i64 lo; u16 span, first_k, last_k; bool write; };
+struct plan {
+	struct access access[MAX_ACCESSES];
+	struct group group[MAX_ACCESSES];
+	unsigned n, groups;
+	bool made;              /* second look */
+};
+/* Finds groups among plan->access[0..n). */
+void plan_make(struct plan *p);
+/* What instruction i, emitted as host code, did to base registers. */
+void plan_follow(struct tr *t, const struct insn *i, u32 writes);
+/* A handler ran: nothing is known any more. */
+void plan_forget(struct tr *t);
 
 /* ---- flags.c ---- */
 void tr_flags_save(struct tr *t);                  /* to memory; host flags survive. Uses S1 */

@@ -127,6 +127,7 @@ static void call_handler(struct tr *t, const struct insn *i)
 	t->host = 0;
 	t->rc = rc_none();
 	t->vec_checked = 0;
+	plan_forget(t);
 	t->handlers++;
 }
 
@@ -173,6 +174,7 @@ static void one(struct tr *t, const struct insn *i, bool last)
 	t->fresh = false;
 	if (try_emit(t, i)) {
 		t->emitted++;
+		plan_follow(t, i, writes_of(i));
 		if (lost && !t->fresh)
 			t->rc = rc_none();
 		return;
@@ -240,6 +242,23 @@ static u64 now_ns(void)
 /* A handler called from host code costs as much as ten that run one after the other. */
 static bool pays(const struct tr *t) { return t->emitted && (t->handlers <= 1 || t->handlers * 4 <= t->emitted || !jit_hot); }
 
+static void start(struct cpu *c, struct block *b, struct tr *t, struct plan *plan)
+{
+	struct jit *j = jit_of(c);
+	memset(t, 0, offsetof(struct tr, stubs));
+	t->c = c;
+	t->j = j;
+	t->hot = j->hot;
+	t->b = b;
+	t->plan = plan;
+	t->group = NO_GROUP;
+	memcpy(t->home, jit_home, sizeof t->home);
+	t->code = (struct code *)align_down((uintptr_t)(j->sites - sizeof *t->code), 8);
+	*t->code = (struct code){ .block = b };
+	t->cold = (u8 *)t->code;
+	t->a = (struct as){ (u8 *)align_up((uintptr_t)j->next, 16), t->cold };
+}
+
 bool jit_translate(struct cpu *c, struct block *b)
 {
 	struct jit *j = jit_of(c);
@@ -249,16 +268,18 @@ bool jit_translate(struct cpu *c, struct block *b)
 		jit_cache_flush(c);
 	u64 begin = now_ns();
 	struct tr t;
-	memset(&t, 0, offsetof(struct tr, stubs));
-	t.c = c;
-	t.j = j;
-	t.hot = j->hot;
-	t.b = b;
-	t.code = (struct code *)align_down((uintptr_t)(j->sites - sizeof *t.code), 8);
-	*t.code = (struct code){ .block = b };
-	t.cold = (u8 *)t.code;
-	t.a = (struct as){ (u8 *)align_up((uintptr_t)j->next, 16), t.cold };
+	struct plan plan = { .n = 0 };
+	start(c, b, &t, &plan);
 	all(&t);
+	plan.n = t.naccess;
+	if (pays(&t) && plan.n > 1 && !b->plain) {
+		plan_make(&plan);
+		if (plan.groups) {
+			start(c, b, &t, &plan);
+			all(&t);
+			bug_if(plan.n != t.naccess);
+		}
+	}
 	bug_if(t.a.p > t.cold);
 	if (!pays(&t))
 		return false;

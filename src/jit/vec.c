@@ -88,7 +88,7 @@ static bool place(struct shape *f, const ZydisDecodedOperand *op, u8 id)
 	return false;
 }
 
-static bool shape_of(const struct isa_insn *in, struct shape *f)
+static bool shape_of(const struct tr *t, const struct isa_insn *in, struct shape *f)
 {
 	const ZydisDecodedInstruction *zi = &in->zi;
 	*f = (struct shape){ .reg = zi->raw.modrm.reg, .rm = zi->raw.modrm.rm, .gpr_in = NO_HOME, .gpr_out = NO_HOME };
@@ -96,7 +96,6 @@ static bool shape_of(const struct isa_insn *in, struct shape *f)
 		const ZydisDecodedOperand *op = &in->op[k];
 		if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
 			f->mem = true;
-			f->rm = S0;
 			continue;
 		}
 		if (op->type != ZYDIS_OPERAND_TYPE_REGISTER)
@@ -104,7 +103,7 @@ static bool shape_of(const struct isa_insn *in, struct shape *f)
 		ZydisRegisterClass cls = ZydisRegisterGetClass(op->reg.value);
 		u8 id = (u8)ZydisRegisterGetId(op->reg.value) & 15;
 		if (cls == ZYDIS_REGCLASS_GPR32 || cls == ZYDIS_REGCLASS_GPR64) {
-			u8 home = homed(id) ? jit_home[id] : S1;
+			u8 home = homed(t, id) ? t->home[id] : S1;
 			if (home == S1 && (op->actions & ZYDIS_OPERAND_ACTION_MASK_READ))
 				f->gpr_in = id;
 			if (home == S1 && (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
@@ -119,8 +118,15 @@ static bool shape_of(const struct isa_insn *in, struct shape *f)
 	return true;
 }
 
-static void put_modrm(struct as *a, const struct shape *f) { as8(a, (f->mem ? 0 : 0xc0) | (f->reg & 7) << 3 | (f->rm & 7)); }
+static void put_modrm(struct tr *t, const struct shape *f, unsigned imm)
+{
+	if (f->mem)
+		as_modrm(&t->a, f->reg, t->m, imm);
+	else
+		as8(&t->a, 0xc0 | (f->reg & 7) << 3 | (f->rm & 7));
+}
 
+static unsigned imm_bytes(const ZydisDecodedInstruction *zi, const struct shape *f) { return f->has_is4 ? 1 : zi->raw.imm[0].size / 8; }
 static void put_imm(struct as *a, const ZydisDecodedInstruction *zi, const struct shape *f)
 {
 	if (f->has_is4)
@@ -143,8 +149,9 @@ static u8 opcode_of(const ZydisDecodedInstruction *zi)
 	}
 }
 
-static void put_legacy(struct as *a, const ZydisDecodedInstruction *zi, const struct shape *f)
+static void put_legacy(struct tr *t, const ZydisDecodedInstruction *zi, const struct shape *f)
 {
+	struct as *a = &t->a;
 	u8 repeat = 0, rex = 0;
 	bool size = false;
 	for (unsigned k = 0; k < zi->raw.prefix_count; k++) {
@@ -168,18 +175,19 @@ static void put_legacy(struct as *a, const ZydisDecodedInstruction *zi, const st
 	else if (zi->opcode_map == ZYDIS_OPCODE_MAP_0F3A)
 		as8(a, 0x3a);
 	as8(a, opcode_of(zi));
-	put_modrm(a, f);
+	put_modrm(t, f, imm_bytes(zi, f));
 	put_imm(a, zi, f);
 }
 
-static void put_vex(struct as *a, const ZydisDecodedInstruction *zi, const struct shape *f)
+static void put_vex(struct tr *t, const ZydisDecodedInstruction *zi, const struct shape *f)
 {
+	struct as *a = &t->a;
 	unsigned map = zi->opcode_map == ZYDIS_OPCODE_MAP_0F38 ? 2 : zi->opcode_map == ZYDIS_OPCODE_MAP_0F3A ? 3 : 1;
 	as8(a, 0xc4);
 	as8(a, (f->reg & 8 ? 0 : 0x80) | 0x40 | (f->rm & 8 ? 0 : 0x20) | map);
 	as8(a, (zi->raw.vex.W ? 0x80 : 0) | (~f->vvvv & 15) << 3 | (zi->raw.vex.L ? 4 : 0) | zi->raw.vex.pp);
 	as8(a, opcode_of(zi));
-	put_modrm(a, f);
+	put_modrm(t, f, imm_bytes(zi, f));
 	put_imm(a, zi, f);
 }
 
@@ -244,7 +252,7 @@ bool tr_vec(struct tr *t, const struct insn *i)
 	struct isa_insn in;
 	struct shape f;
 	u16 written;
-	if (!decode(t, i, &in) || !shape_of(&in, &f) || (i->flags & INSN_LOCK))
+	if (!decode(t, i, &in) || !shape_of(t, &in, &f) || (i->flags & INSN_LOCK))
 		return false;
 	if (!t->vec_loaded)
 		t->vec_wide = is_vex_block(t->b);
@@ -255,17 +263,18 @@ bool tr_vec(struct tr *t, const struct insn *i)
 		if (!tr_operand(t, i, i->opsize, i->src2 & VEC_F_STORE))
 			return false;
 		if (i->aux8) {
-			as_alu_imm(a, 0, OP_TEST, 1, rm_reg(S0), i->aux8);
-			tr_exit_if(t, CC_NE, SITE_RESUME);
+			tr_aligned(t, i->aux8);
 		}
 	}
 	load_registers(t, &in, &written);
+	if (f.mem)
+		f.rm = t->m.reg;
 	if (f.gpr_in != NO_HOME)
 		as_load(a, 8, S1, greg(t, f.gpr_in));
 	if (in.zi.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
-		put_vex(a, &in.zi, &f);
+		put_vex(t, &in.zi, &f);
 	else
-		put_legacy(a, &in.zi, &f);
+		put_legacy(t, &in.zi, &f);
 	t->vec_loaded |= written;
 	t->vec_dirty |= written;
 	if (f.gpr_out != NO_HOME)
@@ -297,10 +306,13 @@ bool tr_x87(struct tr *t, const struct insn *i)
 	if (mem && !tr_operand(t, i, i->opsize, i->src2 & VEC_F_STORE))
 		return false;
 	note_rip(t, i);
-	if (mem)
-		as8(a, 0x41); /* [S0] */
+	if (mem && rm_rex(t->m))
+		as8(a, 0x40 | rm_rex(t->m));
 	as8(a, 0xd8 | (i->imm2 >> 8 & 7));
-	as8(a, mem ? (i->imm2 & 0x38) | (S0 & 7) : i->imm2 & 0xff);
+	if (mem)
+		as_modrm(a, i->imm2 >> 3 & 7, t->m, 0);
+	else
+		as8(a, i->imm2 & 0xff);
 	if (i->imm2 & X87_PLAIN_FLAGS)
 		tr_flags_set(t, rc_none());
 	return true;
