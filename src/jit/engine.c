@@ -1,5 +1,6 @@
 /* The engine: when to translate, how to get into host code, and what happens where it leaves. */
-#include "jit/jit.h"
+#include "jit/tr.h"
+#include "jit/vec.h"
 #include "mem/mem.h"
 #include <asm/hwcap2.h>
 #include <asm/prctl.h>
@@ -233,6 +234,9 @@ static u8 *on_link(struct cpu *c, struct site *s)
 	return leave_at(c, s, rip);
 }
 
+/* An SSE operand's alignment fault comes before its page fault. */
+static bool misaligned(const struct insn *i, u64 la) { return tr_is_vec(i) && (la & i->aux8); }
+
 static u8 *on_miss(struct cpu *c, struct site *s)
 {
 	struct jit *j = jit_of(c);
@@ -249,7 +253,7 @@ static u8 *on_miss(struct cpu *c, struct site *s)
 			mmu_bank_fill(c, mmu_hit(c, la, 0));
 			if (!s->twice)
 				return jit_host(j, s->retry);
-		} else if (c->fault.kind != EVENT_NONE && !s->twice && !j->lockstep) {
+		} else if (c->fault.kind != EVENT_NONE && !s->twice && !j->lockstep && !misaligned(&jit_block(j, s)->insn[s->slot], la)) {
 			j->stats.faults++;
 			settle(c, s);
 			return after_handler(c, STEP_FAULT);
