@@ -190,6 +190,8 @@ static int set_option(struct vm_config *cfg, enum option_id id, const char *arg)
 		break;
 	case OPT_NET: return add_net(cfg, arg);
 	case OPT_TESTDEV: cfg->test_devices = true; break;
+	case OPT_RESTORE: cfg->restore = arg; break;
+	case OPT_SHARE: cfg->share = arg; break;
 	case OPT_NOREBOOT: cfg->no_reboot = true; break;
 	case OPT_TIMEOUT: return set_number("timeout", arg, 1, 10000000, &cfg->timeout_s);
 	case OPT_STATS: cfg->stats = true; break;
@@ -220,6 +222,8 @@ static int check_config(const struct vm_config *cfg)
 		return usage("nothing to boot: give --kernel FILE, --disk FILE or --cdrom FILE%s%s", "", "");
 	if (cfg->kernel && asked)
 		return usage("--kernel \"%s\" and --firmware %s: a kernel is started without firmware; leave one of them out", cfg->kernel, cfg->firmware);
+	if (cfg->share && !cfg->restore)
+		return usage("--share-memory \"%s\": only together with --restore%s", cfg->share, "");
 	return -1;
 }
 

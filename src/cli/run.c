@@ -7,6 +7,7 @@
 #include "host/loop.h"
 #include "host/sandbox.h"
 #include "host/term.h"
+#include "migrate/snapshot.h"
 #include "proto/rundir.h"
 
 #include <errno.h>
@@ -232,7 +233,13 @@ int cli_run_claimed(const struct vm_config *cfg, struct rundir *r, void (*starte
 	struct vm *vm = calloc(1, sizeof *vm);
 	if (!vm)
 		return STATUS_USAGE;
-	int status = vm_create(vm, cfg) ? STATUS_USAGE : run_machine(vm, &ctl, r, started, opaque);
+	int err = vm_create(vm, cfg);
+	if (!err && !(vm->snapshots = snapshots_create(vm)))
+		err = -ENOMEM;
+	if (!err && cfg->restore)
+		err = snapshots_restore(vm->snapshots, cfg->restore, cfg->share);
+	int status = err ? STATUS_USAGE : run_machine(vm, &ctl, r, started, opaque);
+	snapshots_destroy(vm->snapshots);
 	vm_destroy(vm);
 	free(vm);
 	return status;

@@ -172,6 +172,8 @@ static bool write_part(struct cpu *c, const struct part *p, const u8 *from)
 {
 	if (unlikely(!p->host || (p->perm & TLB_ROM)))
 		return io_write(c, p, from);
+	if (!p->direct)
+		mem_will_write(c->mem, p->frame);
 	copy(p->host, from, p->len);
 	if (!p->direct)
 		note_part(c, p);
@@ -340,6 +342,8 @@ bool mmu_rmw_slow(struct cpu *c, u64 la, unsigned size, void (*fn)(void *bytes, 
 	const struct part *p = &a.p[0];
 	bool word = !(size & (size - 1)) && (size < 16 || !(la & 15));
 	bool ram = a.n == 1 && p->host && !(p->perm & TLB_ROM) && word;
+	if (ram && !p->direct)
+		mem_will_write(c->mem, p->frame);
 	pthread_mutex_lock(&split_lock);
 	if (!ram)
 		ok = rmw_bytes(c, &a, fn, arg);

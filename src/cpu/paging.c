@@ -177,6 +177,7 @@ static enum walk_end set_step(struct cpu *c, struct walk *w, struct walk_step *s
 		return end;
 	if (!host)
 		return WALK_OK;
+	mem_will_write(c->mem, frame);
 	if (host + (s->at & 0xfff) != s->host || !or_entry(s, w->esize, want))
 		return WALK_AGAIN;
 	if (unlikely(mem_code_lines(c->mem, frame) || c->mem->dirty_log))

@@ -15,6 +15,7 @@ static void find_host(struct cpu *c, u64 page, u32 acc, u8 **host, u32 *frame)
 		return;
 	*host = s->host + (page - s->gpa);
 	*frame = (u32)(s->frame + ((page - s->gpa) >> 12));
+	mem_fetch(c->mem, *frame);
 }
 
 static enum walk_end nested_table(struct cpu *c, u64 at, u64 la, u32 acc, u8 **host, u32 *frame)

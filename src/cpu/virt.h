@@ -37,6 +37,7 @@ struct npt_page {
 
 enum npt_use { NPT_DATA, NPT_GUEST_PT /* access to a guest paging structure */ };
 
+#define VIRT_KEPT_FRAMES 2
 struct virt_ops {
 	const char *name;
 
@@ -105,6 +106,8 @@ struct virt_ops {
 
 	void (*reset)(struct cpu *c);
 	void (*loaded)(struct cpu *c); /* virt_state was loaded from outside: rebuild what is derived; may be NULL */
+	/* Frames of guest memory that are written through addresses kept from one instruction to the next, -1 for none; may be NULL. */
+	void (*kept_frames)(const struct cpu *c, i64 frames[VIRT_KEPT_FRAMES]);
 	const struct state_desc *state; /* describes virt_state's saved part, which is its first member */
 };
 

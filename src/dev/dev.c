@@ -60,6 +60,20 @@ int dev_list_load(struct dev_list *l, const struct state_buf *b, size_t *pos)
 	return 0;
 }
 
+int dev_list_check(const struct dev_list *l, const struct state_buf *b, size_t *pos)
+{
+	int err = 0;
+
+	for (unsigned i = 0; i < l->count && !err; i++) {
+		void *scratch = l->item[i].desc ? dev_alloc(l->item[i].desc->size) : NULL;
+
+		if (scratch)
+			err = state_load(b, pos, l->item[i].desc, l->item[i].name, scratch);
+		free(scratch);
+	}
+	return err;
+}
+
 void dev_list_free(struct dev_list *l)
 {
 	while (l->count > 0) {

@@ -37,6 +37,8 @@ void dev_list_save(const struct dev_list *l, struct state_buf *b);
 /* Loads all sections, then calls every loaded(). 0, or -EINVAL (logged); devices are then in an undefined but safe
  * state. */
 int dev_list_load(struct dev_list *l, const struct state_buf *b, size_t *pos);
+/* Whether dev_list_load would take it; changes no device. */
+int dev_list_check(const struct dev_list *l, const struct state_buf *b, size_t *pos);
 /* Destroys in reverse order. */
 void dev_list_free(struct dev_list *l);
 

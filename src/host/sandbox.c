@@ -7,8 +7,8 @@
 #include <seccomp.h>
 
 static const int always[] = {
-	/* memory: malloc, thread stacks, decoded-code arenas */
-	SCMP_SYS(mmap), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(mprotect), SCMP_SYS(madvise), SCMP_SYS(brk),
+	/* memory: malloc, thread stacks, decoded-code arenas, guest memory made anew */
+	SCMP_SYS(mmap), SCMP_SYS(memfd_create), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(mprotect), SCMP_SYS(madvise), SCMP_SYS(brk),
 	/* threads and locks */
 	SCMP_SYS(clone), SCMP_SYS(clone3), SCMP_SYS(futex), SCMP_SYS(set_robust_list), SCMP_SYS(rseq), SCMP_SYS(sched_yield), SCMP_SYS(exit),
 	SCMP_SYS(exit_group), SCMP_SYS(gettid), SCMP_SYS(getpid), SCMP_SYS(tgkill), SCMP_SYS(sched_getaffinity), SCMP_SYS(restart_syscall),

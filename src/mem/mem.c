@@ -6,7 +6,6 @@
 #include "base/log.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -22,17 +21,33 @@ static void *map_zeroes(u64 bytes)
 static u64 dirty_bytes(const struct mem *m) { return align_up((m->frames + 63) / 64 * 8, PAGE_SIZE); }
 static u64 lines_bytes(const struct mem *m) { return align_up(m->frames * 8, PAGE_SIZE); }
 
-static int map_all(struct mem *m)
+int mem_map_new(struct mem *m)
 {
-	m->memfd = memfd_create("nestbox-ram", MFD_CLOEXEC);
-	if (m->memfd < 0 || ftruncate(m->memfd, (off_t)m->bytes) < 0)
-		return -errno;
-	void *p = mmap(NULL, m->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, m->memfd, 0);
-	if (p == MAP_FAILED)
-		return -errno;
+	int fd = memfd_create("nestbox-ram", MFD_CLOEXEC), fixed = m->base ? MAP_FIXED : 0;
+	void *p = MAP_FAILED;
+	if (fd >= 0 && !ftruncate(fd, (off_t)m->bytes))
+		p = mmap(m->base, m->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | fixed, fd, 0);
+	if (p == MAP_FAILED) {
+		int err = -errno;
+		if (fd >= 0)
+			close(fd);
+		return err;
+	}
+	if (m->memfd >= 0)
+		close(m->memfd);
+	m->memfd = fd;
 	m->base = p;
+	m->is_private = false;
 	/* With huge pages a touched byte would cost 2 MiB. A kernel without them refuses, which is as good. */
 	madvise(m->base, m->bytes, MADV_NOHUGEPAGE);
+	return 0;
+}
+
+static int map_all(struct mem *m)
+{
+	int err = mem_map_new(m);
+	if (err)
+		return err;
 	m->code_lines = map_zeroes(lines_bytes(m));
 	m->dirty = map_zeroes(dirty_bytes(m));
 	return m->code_lines && m->dirty ? 0 : -ENOMEM;
@@ -139,7 +154,11 @@ void *mem_ptr(const struct mem *m, gpa_t at, u64 len)
 {
 	u64 n;
 	const struct mem_slot *s = piece(m, at.v, len, &n);
-	return s && n == len ? s->host + (at.v - s->gpa) : NULL;
+	if (!s || n != len)
+		return NULL;
+	if (unlikely(m->source))
+		mem_fetch_range(m, at, len);
+	return s->host + (at.v - s->gpa);
 }
 
 i64 mem_frame(const struct mem *m, gpa_t at)
@@ -175,8 +194,10 @@ int mem_read(const struct mem *m, gpa_t at, void *to, u64 len)
 		return -EFAULT;
 	u8 *p = to;
 	u64 a = at.v;
-	for (u64 n; len; a += n, p += n, len -= n) {
+	for (u64 n = 0; len; a += n, p += n, len -= n) {
 		const struct mem_slot *s = piece(m, a, len, &n);
+		if (unlikely(m->source))
+			mem_fetch_range(m, gpa(a), n);
 		memcpy(p, s->host + (a - s->gpa), n);
 	}
 	return 0;
@@ -188,32 +209,13 @@ int mem_write(struct mem *m, gpa_t at, const void *from, u64 len)
 		return -EFAULT;
 	const u8 *p = from;
 	u64 a = at.v;
-	for (u64 n; len; a += n, p += n, len -= n) {
+	for (u64 n = 0; len; a += n, p += n, len -= n) {
 		const struct mem_slot *s = piece(m, a, len, &n);
+		mem_will_write_range(m, gpa(a), n);
 		memcpy(s->host + (a - s->gpa), p, n);
 		note_range(m, s, a, n);
 	}
 	return 0;
-}
-
-u64 mem_discard(struct mem *m, gpa_t at, u64 len)
-{
-	u64 a = align_up(at.v, PAGE_SIZE), end = align_down(at.v + len, PAGE_SIZE), done = 0;
-	if (at.v + len < at.v || a < at.v)
-		return 0;
-	for (u64 n; a < end; a += n) {
-		const struct mem_slot *s = piece(m, a, end - a, &n);
-		if (!s) {
-			n = PAGE_SIZE;
-			continue;
-		}
-		off_t off = (off_t)(s->frame * PAGE_SIZE + (a - s->gpa));
-		if (s->kind != MEM_RAM || fallocate(m->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, (off_t)n) < 0)
-			continue;
-		note_range(m, s, a, n);
-		done += n;
-	}
-	return done;
 }
 
 u64 mem_read_le(const struct mem *m, gpa_t at, unsigned size)
@@ -235,6 +237,7 @@ void mem_write_le(struct mem *m, gpa_t at, u64 value, unsigned size)
 	u64 n;
 	const struct mem_slot *s = piece(m, at.v, size, &n);
 	if (likely(s && n == size && s->kind == MEM_RAM)) {
+		mem_will_write_range(m, at, size);
 		host_store(s->host + (at.v - s->gpa), size, value);
 		note_range(m, s, at.v, size);
 		return;

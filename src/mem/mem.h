@@ -19,6 +19,20 @@ struct mem_slot {
 
 #define MEM_MAX_SLOTS 32
 
+/* Where pages that are not in memory yet come from (a snapshot that is being loaded lazily). */
+struct mem_source {
+	/* Brings in at least this page, then clears its bit in `absent`. Any thread, several at once; cannot fail (a host failure ends the VM). */
+	void (*fetch)(void *opaque, u64 frame);
+	void *opaque;
+	u64 *absent; /* one bit per frame; atomic */
+};
+
+/* Who has to see a page as it was before its next write (a checkpoint that is being written in the background). */
+struct mem_keeper {
+	void (*before_write)(void *opaque, u64 frame); /* any thread; may be told of one page many times */
+	void *opaque;
+};
+
 /* Called after bytes of a page with decoded code were written, from the writer's thread. */
 struct mem_listener {
 	void (*code_written)(void *opaque, u64 frame, unsigned first_line, unsigned last_line);
@@ -34,6 +48,9 @@ struct mem {
 	u64 *code_lines; /* per frame: bit n = 64-byte line n holds decoded code; atomic */
 	u64 *dirty;      /* one bit per frame, only while dirty_log; atomic */
 	bool dirty_log;
+	bool is_private; /* copy-on-write over memfd's content, which others share: see mem_map_private */
+	struct mem_source *source; /* NULL: all pages are there. Set while the vCPUs are paused; stays valid until the next pause */
+	struct mem_keeper *keeper; /* NULL: nobody. Set while paused, taken away at any time (atomic); stays valid until the next pause */
 	struct mem_listener listeners[16];
 	unsigned nlisteners;
 	void (*remapped)(void *opaque); /* translations to host memory are stale; set by vm/ */
@@ -69,8 +86,52 @@ static inline const struct mem_slot *mem_find(const struct mem *m, u64 at)
 	return NULL;
 }
 
+/* ---- pages.c: before and after a page is touched ---- */
+
+/* Makes sure that the frame's bytes are in memory: before its host address is read through or given out. The calls below and mem_ptr do it. */
+static inline void mem_fetch(const struct mem *m, u64 frame)
+{
+	const struct mem_source *s = m->source;
+	if (unlikely(s) && (__atomic_load_n(&s->absent[frame / 64], __ATOMIC_ACQUIRE) & bit(frame % 64)))
+		s->fetch(s->opaque, frame);
+}
+/* The frame is about to be written around mem_write: before each such write, as mem_note_write is called after it. Who keeps a host address to
+ * write through it later calls this again before the write. */
+static inline void mem_will_write(struct mem *m, u64 frame)
+{
+	mem_fetch(m, frame);
+	struct mem_keeper *k = __atomic_load_n(&m->keeper, __ATOMIC_ACQUIRE);
+	if (unlikely(k))
+		k->before_write(k->opaque, frame);
+}
+/* The same for [at, at+len) of guest-physical memory, as far as that is memory. */
+void mem_fetch_range(const struct mem *m, gpa_t at, u64 len);
+void mem_will_write_range(struct mem *m, gpa_t at, u64 len);
+
+/* Words of a bitmap with a bit per frame. */
+static inline u64 mem_bitmap_words(const struct mem *m) { return (m->frames + 63) / 64; }
+/* Dirty log: from now on writes set bits. Moves the bits set so far to taken (mem_bitmap_words), which may be NULL. vCPUs paused, devices still;
+ * the caller flushes every vCPU's TLB afterwards, or writes go unseen. */
+void mem_dirty_take(struct mem *m, u64 *taken);
+/* Puts bits back: what was taken has not been saved after all. Any time. */
+void mem_dirty_put(struct mem *m, const u64 *taken);
+/* Sets in bits those frames that have ever been written since mem_init, mem_clear: the others are zero. Not while is_private. 0 or -errno. */
+int mem_touched(const struct mem *m, u64 *bits);
+/* All memory reads as zeros; gives it back to the host. Decoded code is not told: the caller makes the engines forget. vCPUs paused. 0 or -errno. */
+int mem_clear(struct mem *m);
+/* For mem_init and mem_clear: fresh zeroed memory in a memfd of our own, where there was any at the same address. */
+int mem_map_new(struct mem *m);
+/* The content of [at, at+len) no longer matters: the whole pages in it that are RAM go back to the host, and read as zeros (or as the shared image
+ * has them, with mem_map_private). Returns how many bytes did. Any thread. */
+u64 mem_discard(struct mem *m, gpa_t at, u64 len);
+/* Maps all memory copy-on-write over fd (m->bytes long), which is shared with others: what they fill in later is seen until a page is written. fd is
+ * taken over. Before the vCPUs run. 0 or -errno, then nothing has changed. */
+int mem_map_private(struct mem *m, int fd);
+/* Stores the frame's first content into what the mapping stands on: for a source's fetch. 0 or -errno. */
+int mem_fill(struct mem *m, u64 frame, const void *page);
+
 /* Host address of [at, at+len) when it lies in one slot, else NULL. Does not track writes: use mem_write for those, or
- * mem_note_write afterwards. */
+ * mem_will_write before and mem_note_write afterwards. */
 void *mem_ptr(const struct mem *m, gpa_t at, u64 len);
 
 /* Page number of `at` in the VM's page arrays, or -1 when it is no memory. */
@@ -91,9 +152,6 @@ void mem_write_le(struct mem *m, gpa_t at, u64 value, unsigned size);
  * before it reads the bytes, so a writer in between is either seen or told. */
 void mem_note_write(struct mem *m, u64 frame, unsigned off, unsigned len);
 int mem_add_listener(struct mem *m, struct mem_listener l);
-
-/* The whole pages of [at, at+len) that are RAM become zeros, and their memory goes back to the host. Returns how many bytes did. */
-u64 mem_discard(struct mem *m, gpa_t at, u64 len);
 
 static inline u64 mem_code_lines(const struct mem *m, u64 frame) { return __atomic_load_n(&m->code_lines[frame], __ATOMIC_RELAXED); }
 

@@ -55,6 +55,10 @@ static int add_seg(const struct virtq *q, struct virtq_chain *c, const struct de
 		return -EINVAL;
 	if (in && slot->kind != MEM_RAM)
 		return -EINVAL;
+	if (in)
+		mem_will_write_range(q->mem, gpa(d->addr), d->len);
+	else
+		mem_fetch_range(q->mem, gpa(d->addr), d->len);
 	c->seg[n] = (struct virtq_seg){ slot->host + (d->addr - slot->gpa), d->addr, d->len };
 	*(in ? &c->nin : &c->nout) += 1;
 	*(in ? &c->in_len : &c->out_len) += d->len;
@@ -242,6 +246,7 @@ static void piece_in(void *opaque, const struct virtq_seg *s, u64 done)
 {
 	const struct piece_in_arg *a = opaque;
 
+	mem_will_write_range(a->m, gpa(s->gpa), s->len);
 	memcpy(s->host, a->from + done, s->len);
 	virtq_wrote(a->m, s, s->len);
 }

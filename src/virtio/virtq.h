@@ -1,7 +1,9 @@
 /* Split virtqueues, device side (Virtual I/O Device specification 1.2, "Split Virtqueues"). Not here: who may use a
  * queue when (virtio_pci.c). Everything in the rings and descriptor tables is the guest's and may change under us:
  * each word is read once into a local, checked, then used. Surprise: a chain's buffers come as host addresses,
- * already checked to be RAM; who writes to one says so with virtq_wrote(). */
+ * already checked to be RAM; who writes to one says so with virtq_wrote(). A buffer may be written through its host
+ * address from virtq_pop until the next quiesce only; who keeps a chain longer calls mem_will_write_range first, or
+ * uses virtq_chain_write. */
 #ifndef NB_VIRTIO_VIRTQ_H
 #define NB_VIRTIO_VIRTQ_H
 

@@ -421,3 +421,6 @@ int board_load(struct vm *vm, const struct state_buf *b, size_t *pos)
 	pthread_mutex_unlock(&vm->bus.lock);
 	return err;
 }
+
+int board_check(struct vm *vm, const struct state_buf *b, size_t *pos) { return dev_list_check(&vm->board->devs, b, pos); }
+void board_quiesce(struct vm *vm) { dev_list_quiesce(&vm->board->devs); }

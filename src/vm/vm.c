@@ -103,16 +103,36 @@ static unsigned started(const struct vm *vm)
 	return n;
 }
 
+/* A vCPU may be waiting for the console's reader, and we may be the thread that writes to it: so we write, and after a while throw away. */
+#define PAUSE_PATIENCE_MS 200
+
+static bool parked_within(struct vm *vm, unsigned ms)
+{
+	struct timespec until;
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_nsec += ms * 1000000l;
+	until.tv_sec += until.tv_nsec / (long)NSEC_PER_SEC;
+	until.tv_nsec %= (long)NSEC_PER_SEC;
+	pthread_mutex_lock(&vm->lock);
+	for (int err = 0; vm->parked < started(vm) && !err;)
+		err = pthread_cond_timedwait(&vm->changed, &vm->lock, &until);
+	bool all = vm->parked >= started(vm);
+	pthread_mutex_unlock(&vm->lock);
+	return all;
+}
+
 void vm_pause(struct vm *vm)
 {
 	pthread_mutex_lock(&vm->lock);
 	vm->pause = true;
 	pthread_mutex_unlock(&vm->lock);
 	stop_running(vm);
-	pthread_mutex_lock(&vm->lock);
-	while (vm->parked < started(vm))
-		pthread_cond_wait(&vm->changed, &vm->lock);
-	pthread_mutex_unlock(&vm->lock);
+	for (unsigned ms = 0; !parked_within(vm, 10); ms += 10) {
+		board_console_drain(vm);
+		if (ms == PAUSE_PATIENCE_MS)
+			board_console_abandon(vm, true);
+	}
+	board_console_abandon(vm, false);
 }
 
 void vm_hold(struct vm *vm, const char *text)
@@ -141,15 +161,21 @@ void vm_resume(struct vm *vm)
 void vm_user_pause(struct vm *vm, bool on)
 {
 	if (on && !vm->user_paused) {
-		board_console_abandon(vm, true); /* or a vCPU that waits for the reader never comes */
 		vm_pause(vm);
-		board_console_abandon(vm, false);
 		clock_stand_still(&vm->clock);
 	}
 	bool was = vm->user_paused;
 	vm->user_paused = on;
 	if (was && !on && vm->end == VM_RUNNING)
 		vm_resume(vm);
+}
+
+bool vm_is_paused(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	bool paused = vm->pause;
+	pthread_mutex_unlock(&vm->lock);
+	return paused;
 }
 
 /* ---- state ---- */
@@ -207,13 +233,42 @@ int vm_load_state(struct vm *vm, const struct state_buf *b, enum vm_time time)
 	return err;
 }
 
+static int check_section(const struct state_buf *b, size_t *pos, const struct state_desc *d, const char *name)
+{
+	void *scratch = malloc(d->size + 1);
+	int err = scratch ? state_load(b, pos, d, name, scratch) : -ENOMEM;
+	free(scratch);
+	return err;
+}
+
+int vm_check_state(struct vm *vm, const struct state_buf *b)
+{
+	char name[32];
+	size_t pos = 0;
+	int err = check_section(b, &pos, &clock_regs_state, "clock");
+	for (unsigned i = 0; i < vm->ncpus && !err; i++) {
+		struct cpu *c = vm->vcpus[i].cpu;
+		instance_name(name, sizeof name, "cpu", i);
+		err = check_section(b, &pos, &cpu_arch_state, name);
+		instance_name(name, sizeof name, "virt", i);
+		if (!err && c->virt)
+			err = check_section(b, &pos, c->virt->state, name);
+	}
+	if (!err)
+		err = board_check(vm, b, &pos);
+	if (!err && pos != b->len) {
+		log_error("saved state: %zu bytes of devices that this machine lacks, at offset %zu", b->len - pos, pos);
+		err = -EINVAL;
+	}
+	return err;
+}
+
+void vm_quiesce(struct vm *vm) { board_quiesce(vm); }
+
 /* RESET: every register of CPUs and devices as at power-on, the kernel loaded anew; memory keeps its other contents, as on hardware. */
 static void reset(struct vm *vm)
 {
-	board_console_drain(vm);
-	board_console_abandon(vm, true); /* or a vCPU that waits for the reader never comes */
 	vm_pause(vm);
-	board_console_abandon(vm, false);
 	int err = vm_load_state(vm, &vm->poweron, VM_TIME_GOES_ON);
 	if (!err)
 		err = board_boot(vm);

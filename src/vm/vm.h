@@ -41,6 +41,8 @@ struct vm_config {
 	unsigned nnets;
 	bool test_devices, no_reboot, stats;
 	unsigned timeout_s;                   /* 0: none */
+	const char *restore;                  /* snapshot to start from, or NULL */
+	const char *share;                    /* image for sharing memory with other machines restored from the same snapshot, or NULL */
 };
 
 /* Why the machine stopped; becomes the process's exit status. */
@@ -70,6 +72,8 @@ struct vcpu {
 	bool overflow;              /* code_lock: requests were lost, so forget everything */
 };
 
+struct snapshots;
+
 struct vm {
 	struct vm_config cfg;
 	struct mem mem;
@@ -97,6 +101,7 @@ struct vm {
 	bool user_paused;           /* main loop's: the user said pause, so vm_resume leaves it paused */
 	bool hold_wanted;           /* lock: vm_hold was called */
 	int event_fd;               /* wakes the main loop when end or reset_wanted changes */
+	struct snapshots *snapshots; /* migrate/snapshot.h; NULL: none. Owned by who runs the machine */
 	struct state_buf poweron;   /* all device and CPU state at power-on: RESET loads it */
 	int screenshot_fd;          /* cfg.screenshot, opened before the sandbox closes; -1: none */
 	int statm_fd;               /* /proc/self/statm, opened before the sandbox closes */
@@ -131,10 +136,16 @@ void vm_reset(struct vm *vm);
 /* The host cannot do its part (text: one sentence): pauses as a user would, and says so. Any thread; does not wait. */
 void vm_hold(struct vm *vm, const char *text);
 
+bool vm_is_paused(struct vm *vm);
+
 /* All state of CPUs and devices into / from b. Paused only. */
 void vm_save_state(struct vm *vm, struct state_buf *b);
 enum vm_time { VM_TIME_LOADED, VM_TIME_GOES_ON /* RESET: the virtual clock never goes back */ };
 int vm_load_state(struct vm *vm, const struct state_buf *b, enum vm_time time);
+/* Whether vm_load_state would take b; changes nothing. 0, or -EINVAL with one log line. */
+int vm_check_state(struct vm *vm, const struct state_buf *b);
+/* Waits until no device has work in flight. Paused only. */
+void vm_quiesce(struct vm *vm);
 
 /* auto, interp, jit; NULL: no such engine. */
 const struct engine_ops *vm_engine(const char *name);
@@ -176,6 +187,8 @@ void board_power_button(struct vm *vm);
 struct vga *board_display(struct vm *vm);        /* NULL: the machine has no display */
 struct disk *board_disk(struct vm *vm, unsigned i);
 void board_retry_disks(struct vm *vm);
+int board_check(struct vm *vm, const struct state_buf *b, size_t *pos);
+void board_quiesce(struct vm *vm);
 /* Console output, see vm/console.h: drain from the main loop (true: go on when board_console_fd can be written), abandon before stopping
  * vCPUs, finish at the end. */
 bool board_console_drain(struct vm *vm);

@@ -137,6 +137,7 @@ void vmx_posted_intr(struct cpu *c)
 
 	if (!desc)
 		return;
+	mem_will_write(c->mem, mem_frame(c->mem, gpa(at)));
 	__atomic_fetch_and(&desc[4], ~(u64)1, __ATOMIC_SEQ_CST);
 	for (unsigned n = 0; n < 4; n++) {
 		u64 pir = __atomic_exchange_n(&desc[n], 0, __ATOMIC_SEQ_CST);

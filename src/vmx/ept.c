@@ -159,6 +159,8 @@ static bool set_bits(struct cpu *c, struct ept_step *s, u64 want)
 {
 	u64 now = s->value;
 
+	if (s->frame >= 0)
+		mem_will_write(c->mem, s->frame);
 	if (!__atomic_compare_exchange_n(s->host, &now, now | want, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
 		return false;
 	s->value = now | want;

@@ -96,6 +96,15 @@ static void loaded(struct cpu *c)
 	vmx_refresh(c);
 }
 
+/* The current VMCS and, in guest mode, the virtual-APIC page. */
+static void kept_frames(const struct cpu *c, i64 frames[VIRT_KEPT_FRAMES])
+{
+	const struct vmx *v = vmx_of(c);
+
+	frames[0] = v->vmcs ? v->vmcs_frame : -1;
+	frames[1] = c->arch.guest_mode && v->vapic ? v->vapic_frame : -1;
+}
+
 int vmx_create(struct cpu *c)
 {
 	struct vmx *v = calloc(1, sizeof(*v));
@@ -158,5 +167,6 @@ const struct virt_ops vmx_ops = {
 	.tlb_tag = tlb_tag,
 	.reset = reset,
 	.loaded = loaded,
+	.kept_frames = kept_frames,
 	.state = &vmx_state_state,
 };

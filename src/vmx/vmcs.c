@@ -44,8 +44,11 @@ u8 *vmx_page(struct cpu *c, u64 at, i64 *frame)
 	const struct mem_slot *slot = mem_slot_at(c->mem, gpa(at & PAGE_MASK));
 	u8 *p = slot && slot->kind == MEM_RAM ? mem_ptr(c->mem, gpa(at & PAGE_MASK), PAGE_SIZE) : NULL;
 
+	i64 number = p ? mem_frame(c->mem, gpa(at & PAGE_MASK)) : -1;
+	if (p)
+		mem_will_write(c->mem, number);
 	if (frame)
-		*frame = p ? mem_frame(c->mem, gpa(at & PAGE_MASK)) : -1;
+		*frame = number;
 	return p ? p : vmx_of(c)->scratch;
 }
 
