@@ -63,6 +63,7 @@ static void store(struct pflash *p)
 /* Programming clears bits, erasing sets them. */
 static void program(struct pflash *p, u64 off, u64 value, unsigned size)
 {
+	mem_will_write_bytes(p->bus->mem, p->cfg.frame, off, size);
 	for (unsigned i = 0; i < size; i++)
 		p->data[off + i] &= (u8)(value >> (8 * i));
 	note_dirty(p, (u32)off, size);
@@ -71,6 +72,7 @@ static void program(struct pflash *p, u64 off, u64 value, unsigned size)
 static void erase(struct pflash *p, u64 off)
 {
 	off = align_down(off, PFLASH_BLOCK);
+	mem_will_write_bytes(p->bus->mem, p->cfg.frame, off, PFLASH_BLOCK);
 	memset(p->data + off, 0xff, PFLASH_BLOCK);
 	note_dirty(p, (u32)off, PFLASH_BLOCK);
 }
@@ -160,6 +162,7 @@ static void pflash_loaded(void *dev)
 {
 	struct pflash *p = dev;
 
+	mem_fetch_bytes(p->bus->mem, p->cfg.frame, 0, p->cfg.size);
 	p->regs.mode %= MODES;
 	p->regs.dirty_end = (u32)min_u64(p->regs.dirty_end, p->cfg.size);
 	p->regs.dirty_first = (u32)min_u64(p->regs.dirty_first, p->regs.dirty_end);

@@ -52,8 +52,13 @@ static void dispi_enable(struct vga *v, u16 value)
 		return;
 	d[DISPI_X_OFFSET] = d[DISPI_Y_OFFSET] = 0;
 	set_virtual(v, d[DISPI_XRES]);
-	if (!(value & DISPI_KEEP))
-		memset(v->mem, 0, (size_t)dispi_row_bytes(&v->regs, d[DISPI_XRES]) * d[DISPI_YRES]);
+	if (value & DISPI_KEEP)
+		return;
+	u64 bytes = (u64)dispi_row_bytes(&v->regs, d[DISPI_XRES]) * d[DISPI_YRES];
+
+	mem_will_write_bytes(v->bus->mem, v->frame, 0, bytes);
+	memset(v->mem, 0, bytes);
+	mem_note_write_bytes(v->bus->mem, v->frame, 0, bytes);
 }
 
 static void dispi_write(struct vga *v, unsigned i, u16 value)
@@ -364,7 +369,11 @@ static void window_write8(void *dev, u64 off, u8 value)
 	if (!window_offset(r, off, &at))
 		return;
 	if (dispi_linear(r)) {
-		v->mem[bank_offset(v, at)] = value;
+		u32 byte = bank_offset(v, at);
+
+		mem_will_write_bytes(v->bus->mem, v->frame, byte, 1);
+		v->mem[byte] = value;
+		mem_note_write_bytes(v->bus->mem, v->frame, byte, 1);
 		return;
 	}
 	if (r->seq[SEQ_MODE] & SEQ_CHAIN4) {
@@ -377,8 +386,9 @@ static void window_write8(void *dev, u64 off, u8 value)
 	u8 *cell = v->mem + 4 * (at & PLANE_MASK);
 	u32 keep = ~expand(planes), data = write_data(r, value);
 
+	mem_will_write_bytes(v->bus->mem, v->frame, 4 * (at & PLANE_MASK), 4);
 	store_le(cell, ((u32)load_le(cell, 4) & keep) | (data & ~keep), 4);
-	mem_note_write(v->bus->mem, v->frame + 4 * (at & PLANE_MASK) / PAGE_SIZE, 4 * (at & PLANE_MASK) % PAGE_SIZE, 4);
+	mem_note_write_bytes(v->bus->mem, v->frame, 4 * (at & PLANE_MASK), 4);
 }
 
 static u64 window_read(void *dev, u64 off, unsigned size) { return dev_read_bytes(dev, off, size, window_read8); }
@@ -412,6 +422,7 @@ static void vga_loaded(void *dev)
 	struct vga *v = dev;
 	struct vga_regs *r = &v->regs;
 
+	mem_fetch_bytes(v->bus->mem, v->frame, 0, v->mem_size); /* the display is drawn from it at any time */
 	r->dac_sub %= 3;
 	r->attr_data_next = !!r->attr_data_next;
 	if ((r->dispi[DISPI_ENABLE] & DISPI_ON) && !dispi_mode_ok(v))

@@ -108,6 +108,12 @@ static inline void mem_will_write(struct mem *m, u64 frame)
 void mem_fetch_range(const struct mem *m, gpa_t at, u64 len);
 void mem_will_write_range(struct mem *m, gpa_t at, u64 len);
 
+/* For a device with memory of its own at a frame, which it reads and writes around the calls below: before reading, before and after writing `len` bytes at
+ * byte `off` from that frame's start. */
+void mem_fetch_bytes(const struct mem *m, u64 frame, u64 off, u64 len);
+void mem_will_write_bytes(struct mem *m, u64 frame, u64 off, u64 len);
+void mem_note_write_bytes(struct mem *m, u64 frame, u64 off, u64 len);
+
 /* Words of a bitmap with a bit per frame. */
 static inline u64 mem_bitmap_words(const struct mem *m) { return (m->frames + 63) / 64; }
 /* Dirty log: from now on writes set bits. Moves the bits set so far to taken (mem_bitmap_words), which may be NULL. vCPUs paused, devices still;

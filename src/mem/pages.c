@@ -46,6 +46,26 @@ void mem_will_write_range(struct mem *m, gpa_t at, u64 len)
 				mem_will_write(m, first + i);
 }
 
+void mem_fetch_bytes(const struct mem *m, u64 frame, u64 off, u64 len)
+{
+	for (u64 f = off / PAGE_SIZE; m->source && len && f <= (off + len - 1) / PAGE_SIZE; f++)
+		mem_fetch(m, frame + f);
+}
+
+void mem_will_write_bytes(struct mem *m, u64 frame, u64 off, u64 len)
+{
+	for (u64 f = off / PAGE_SIZE; len && f <= (off + len - 1) / PAGE_SIZE; f++)
+		mem_will_write(m, frame + f);
+}
+
+void mem_note_write_bytes(struct mem *m, u64 frame, u64 off, u64 len)
+{
+	for (u64 n; len; off += n, len -= n) {
+		n = min_u64(len, PAGE_SIZE - off % PAGE_SIZE);
+		mem_note_write(m, frame + off / PAGE_SIZE, off % PAGE_SIZE, n);
+	}
+}
+
 /* ---- dirty log ---- */
 
 void mem_dirty_take(struct mem *m, u64 *taken)

@@ -42,10 +42,8 @@ struct snap_chunk {
 _Static_assert(sizeof(struct snap_chunk) == 40, "snap_chunk");
 
 /* The META section, by state rows: what the machine must be like, and what people want to know. Strings end with a zero byte. */
-#define SNAP_SLOTS 64
 #define SNAP_META_STATE(F, A) \
 	F(u64, memory) F(u64, created_s) F(u64, data_pages) F(u64, zero_pages) F(u64, virtual_ns) \
-	A(u64, slot_gpa, SNAP_SLOTS) A(u64, slot_size, SNAP_SLOTS) A(u64, slot_frame, SNAP_SLOTS) \
 	F(u32, cpus) F(u32, nested) \
 	A(u8, cpu_model, 256) A(u8, name, 128) A(u8, parent_file, 128)
 STATE_STRUCT(snap_meta, SNAP_META_STATE);
