@@ -8,9 +8,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* With --dump: silence of this length means that all has come. */
-#define DUMP_SILENCE_MS 200
-
 static bool write_all(int fd, const u8 *data, size_t n)
 {
 	while (n) {
@@ -61,24 +58,18 @@ static void join(int fd)
 	}
 }
 
-static void dump(int fd)
-{
-	struct pollfd p = { .fd = fd, .events = POLLIN };
-	while (poll(&p, 1, DUMP_SILENCE_MS) > 0 && copy_output(fd))
-		;
-}
-
 static int attach(const struct cli_call *call, struct proto_client *c, int ours, int *theirs)
 {
 	struct proto_error e;
-	json_t *r = proto_call(c, "console", NULL, theirs, 1, 10000, NULL, NULL, &e);
+	json_t *r = proto_call(c, "console", cli_option(call, "dump") ? json_pack("{sb}", "follow", 0) : NULL, theirs, 1, 10000, NULL, NULL, &e);
 	close(*theirs);
 	*theirs = -1;
 	if (!r)
 		return cli_fail(call, e.code, "VM \"%s\": %s", call->argv[0], e.message);
 	json_decref(r);
 	if (cli_option(call, "dump")) {
-		dump(ours);
+		while (copy_output(ours))
+			;
 		return STATUS_OK;
 	}
 	if (isatty(STDIN_FILENO))

@@ -134,8 +134,9 @@ void ctl_do_console(struct vm *vm, struct ctl_call *call, json_t *args)
 		return;
 	}
 	c->readers = r;
+	bool follow = !json_is_false(json_object_get(args, "follow")), history = !json_is_false(json_object_get(args, "history"));
 	ctl_reply(call, NULL);
-	if (!json_is_false(json_object_get(args, "history")) && !give_history(r))
+	if ((history && !give_history(r)) || !follow)
 		remove_reader(r);
 }
 
