@@ -1,4 +1,4 @@
-/* Verbs about the machine as a whole: what it is doing, pause, reset, power. */
+/* Verbs about the machine as a whole: what it is doing, pause, reset, power; and what verbs there are. */
 #include "ctl/ctl.h"
 #include "ctl/handlers.h"
 
@@ -48,4 +48,14 @@ void ctl_do_quit(struct vm *vm, struct ctl_call *call, json_t *args)
 {
 	ctl_wait_end(call);
 	vm_end(vm, VM_QUIT);
+}
+
+void ctl_do_verbs(struct vm *vm, struct ctl_call *call, json_t *args)
+{
+	json_t *list = json_array();
+	for (unsigned i = 0; i < ctl_verb_count; i++) {
+		const struct ctl_verb *v = &ctl_verbs[i];
+		json_array_append_new(list, json_pack("{ss ss ss ss}", "name", v->name, "args", v->args, "results", v->results, "help", v->help));
+	}
+	ctl_reply(call, json_pack("{so}", "verbs", list));
 }

@@ -252,16 +252,18 @@ static void request(struct ctl_conn *conn, json_t *msg)
 		       "a request is {\"id\":NUMBER,\"verb\":TEXT,\"args\":{...},\"fds\":NUMBER}, and as many descriptors must have come with it");
 		return;
 	}
+	if (!args)
+		args = empty = json_object();
 	struct ctl_call *call = new_call(conn, id, (unsigned)nfds);
 	const struct ctl_verb *v = ctl_verb_find(verb);
 	if (!call)
 		refuse(conn, id, "no-memory", "out of memory");
 	else if (!v)
 		ctl_fail(call, "unknown-verb", "\"%.64s\" is no verb; the verb \"verbs\" lists them", verb);
-	else if (ctl_check_args(v->args, args ? args : (empty = json_object()), why, sizeof why))
+	else if (ctl_check_args(v->args, args, why, sizeof why))
 		ctl_fail(call, "bad-args", "%s: %s", v->name, why);
 	else
-		v->fn(conn->ctl->vm, call, args ? args : (empty = json_object()));
+		v->fn(conn->ctl->vm, call, args);
 	json_decref(empty);
 }
 

@@ -74,13 +74,3 @@ int ctl_check_args(const char *spec, json_t *args, char *why, size_t size)
 	snprintf(why, size, *spec ? "unknown argument; it takes %s" : "it takes no arguments%s", *spec ? spec : "");
 	return -EINVAL;
 }
-
-void ctl_do_verbs(struct vm *vm, struct ctl_call *call, json_t *args)
-{
-	json_t *list = json_array();
-	for (unsigned i = 0; i < ctl_verb_count; i++) {
-		const struct ctl_verb *v = &ctl_verbs[i];
-		json_array_append_new(list, json_pack("{ss ss ss ss}", "name", v->name, "args", v->args, "results", v->results, "help", v->help));
-	}
-	ctl_reply(call, json_pack("{so}", "verbs", list));
-}
