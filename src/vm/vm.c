@@ -433,6 +433,7 @@ void vm_destroy(struct vm *vm)
 int vm_start(struct vm *vm)
 {
 	vm->start_host_ns = host_now_ns();
+	vm->start_ticks = __builtin_ia32_rdtsc();
 	for (unsigned i = 0; i < vm->ncpus; i++) {
 		int err = vcpu_start(&vm->vcpus[i]);
 		if (err)

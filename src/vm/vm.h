@@ -105,7 +105,7 @@ struct vm {
 	struct state_buf poweron;   /* all device and CPU state at power-on: RESET loads it */
 	int screenshot_fd;          /* cfg.screenshot, opened before the sandbox closes; -1: none */
 	int statm_fd;               /* /proc/self/statm, opened before the sandbox closes */
-	u64 start_host_ns;
+	u64 start_host_ns, start_ticks; /* the same moment on the host's monotonic clock and TSC */
 	bool input_closed;          /* main loop's: nobody types (any more) */
 	volatile int resume_signal; /* set by a signal handler: SIGCONT resumes a paused VM */
 	volatile int quit_signal;   /* set by a signal handler */

@@ -176,6 +176,7 @@ static void start_guest(struct cpu *c)
 		cpu_pend(c, PEND_STEP);
 	cpu_unblocked(c);
 	c->stats.vmentries++;
+	nest_entered(c);
 	if (trace_on(TRACE_VMENTRY))
 		trace_line(TRACE_VMENTRY, "cpu%u vmcs %llx rip %llx cr0 %llx cr3 %llx cr4 %llx flags %llx inject %x",
 			   c->index, (unsigned long long)v->s.vmcs_ptr, (unsigned long long)c->arch.rip,

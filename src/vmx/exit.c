@@ -234,6 +234,7 @@ void vmx_exit(struct cpu *c, u32 reason, u64 qualification)
 	struct vmcs *m = v->vmcs;
 
 	c->stats.vmexits[reason & 127]++;
+	nest_exited(c, reason);
 	if (trace_on(TRACE_VMEXIT))
 		trace_exit(c, reason, qualification);
 	record(v, reason, qualification);

@@ -106,29 +106,35 @@ static size_t say_bits(char *to, size_t room, u64 value, u64 bad, u32 encoding)
 	return used < room ? used : room;
 }
 
-char *vmx_explain_failure(const struct vmx_failure *f, char *buf, size_t size)
+static const char *const group_names[VMX_CHECK_GROUPS] = { "controls, VM-instruction error", "host state, VM-instruction error", "guest state, reason",
+							   "MSR loading, reason" };
+
+void vmx_failure_pieces(const struct vmx_failure *f, struct vmx_failure_text *o)
 {
-	static const char *const groups[VMX_CHECK_GROUPS] = {"controls, VM-instruction error",
-							     "host state, VM-instruction error", "guest state, reason",
-							     "MSR loading, reason"};
 	const struct check_text *t = &check_text[f->check < CHECK_COUNT ? f->check : 0];
 	const char *field = vmx_field_name(f->field);
-	char what[512];
 
+	*o = (struct vmx_failure_text){ .id = t->id, .because = t->because, .section = t->section, .when = group_names[t->group] };
+	o->field = t->group == VMX_CHECK_MSR_LIST ? "the VM-entry MSR-load area" : field ? field : "?";
 	if (t->group == VMX_CHECK_MSR_LIST)
-		snprintf(what, sizeof(what), "%s (entry %llu, MSR 0x%x, value 0x%llx)", t->must,
-			 (unsigned long long)f->qualification, f->detail, (unsigned long long)f->value);
+		snprintf(o->what, sizeof o->what, "%s (entry %llu, MSR 0x%x, value 0x%llx)", t->must, (unsigned long long)f->qualification, f->detail,
+			 (unsigned long long)f->value);
 	else if (t->must)
-		snprintf(what, sizeof(what), "it %s", t->must);
+		snprintf(o->what, sizeof o->what, "it %s", t->must);
 	else
-		say_bits(what, sizeof(what), f->value, f->bad, f->field);
-	if (t->group == VMX_CHECK_MSR_LIST)
-		snprintf(buf, size, "VM entry failed (%s %u): the VM-entry MSR-load area %s, because %s [SDM \"%s\"]",
-			 groups[t->group], f->reason, what, t->because, t->section);
+		say_bits(o->what, sizeof o->what, f->value, f->bad, f->field);
+}
+
+char *vmx_explain_failure(const struct vmx_failure *f, char *buf, size_t size)
+{
+	struct vmx_failure_text t;
+
+	vmx_failure_pieces(f, &t);
+	if (check_text[f->check < CHECK_COUNT ? f->check : 0].group == VMX_CHECK_MSR_LIST)
+		snprintf(buf, size, "VM entry failed (%s %u): %s %s, because %s [SDM \"%s\"]", t.when, f->reason, t.field, t.what, t.because, t.section);
 	else
-		snprintf(buf, size, "VM entry failed (%s %u): %s = 0x%llx: %s, because %s [SDM \"%s\"]",
-			 groups[t->group], f->reason, field ? field : "?", (unsigned long long)f->value, what,
-			 t->because, t->section);
+		snprintf(buf, size, "VM entry failed (%s %u): %s = 0x%llx: %s, because %s [SDM \"%s\"]", t.when, f->reason, t.field,
+			 (unsigned long long)f->value, t.what, t.because, t.section);
 	return buf;
 }
 
@@ -149,6 +155,8 @@ void vmx_report_failure(struct cpu *c, struct vmx_failure *fail, u64 vmcs)
 
 	fail->vmcs = vmcs;
 	fail->rip = c->arch.rip;
+	int slot = vmcs_slot_of(fail->field);
+	fail->writer = slot >= 0 && v->written[slot].vmcs == vmcs ? v->written[slot].rip : 0;
 	fail->serial = ++v->failures;
 	v->failure[(v->failures - 1) % VMX_FAILURES] = *fail;
 	c->stats.vmentry_failures++;

@@ -251,6 +251,8 @@ static enum step vmwrite(struct cpu *c, const struct insn *i)
 		value = (vmcs_get(a.m, slot) & 0xffffffff) | value << 32;
 	vmcs_set(a.m, slot, value & vmcs_mask(slot));
 	vmx_page_written(c, a.frame, offsetof(struct vmcs, f) + slot * 8, 8);
+	v->written[slot].vmcs = c->arch.guest_mode ? v->f[VF_VMCS_LINK] : v->s.vmcs_ptr;
+	v->written[slot].rip = c->arch.rip;
 	if (trace_on(TRACE_VMX))
 		trace_line(TRACE_VMX, "cpu%u rip %llx VMWRITE %s := %llx", c->index, (unsigned long long)c->arch.rip,
 			   vmcs_fields[slot].name, (unsigned long long)value);

@@ -117,6 +117,7 @@ int vmx_create(struct cpu *c)
 	}
 	memset(pages, 0, PAGE_SIZE);
 	memset(pages + PAGE_SIZE, 0xff, PAGE_SIZE);
+	v->nest.wants = -1;
 	v->scratch = pages;
 	v->ones = pages + PAGE_SIZE;
 	c->virt = &vmx_ops;

@@ -9,6 +9,7 @@
 #include "isa/decode.h"
 #include "mem/mem.h"
 #include "state/state.h"
+#include "vmx/nest.h"
 #include "vmx/vmx.h"
 
 #define VMCS_REVISION 0x4e420001u /* "NB" and the version of fields.def's slot order */
@@ -166,6 +167,8 @@ struct vmx {
 	u64 failures;
 	struct vmx_failure failure[VMX_FAILURES]; /* ring, by serial */
 	u8 said[CHECK_COUNT];      /* checks whose failure was logged already */
+	struct nest nest;
+	struct { u64 vmcs, rip; } written[VF_COUNT]; /* the last VMWRITE of each field: to which VMCS, by whom */
 	u8 *scratch;               /* a page that absorbs accesses to addresses that are not RAM */
 	u8 *ones;                  /* a page of ones that is only read */
 };

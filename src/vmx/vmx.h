@@ -19,6 +19,7 @@ struct vmx_failure {
 	u64 serial;        /* 1 = the first failure since power-on; 0 = none */
 	u64 vmcs;          /* guest-physical address of the VMCS */
 	u64 rip;           /* of the VMLAUNCH or VMRESUME */
+	u64 writer;        /* of the VMWRITE that last wrote the field of this VMCS; 0: not known */
 	u64 value, bad;    /* bad: offending bits; ~0 when the value as a whole is wrong */
 	u64 qualification; /* reported to the guest (guest-state group) */
 	u32 check;         /* row of checks.def, enum vmx_check */
@@ -33,6 +34,10 @@ const struct vmx_failure *vmx_last_failure(const struct cpu *c, unsigned n);
 /* One sentence, NUL-terminated: what failed, the value, the bits, why the rule applies, the manual's section. Returns
  * buf. */
 char *vmx_explain_failure(const struct vmx_failure *f, char *buf, size_t size);
+
+/* The pieces of that sentence, for programs. what: what is wrong, "it must not be 0" or "bit 13 (VMXE) must be 1". */
+struct vmx_failure_text { const char *id, *field, *because, *section, *when; char what[512]; };
+void vmx_failure_pieces(const struct vmx_failure *f, struct vmx_failure_text *t);
 
 const char *vmx_exit_name(unsigned basic_reason); /* "EPT_VIOLATION"; "reason-N" unknown to us is "?" */
 const char *vmx_field_name(u32 encoding);         /* NULL when there is no such field */
