@@ -7,6 +7,7 @@
 #include "cli/state.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
@@ -250,15 +251,37 @@ int cli_set_command(struct cli_call *call)
 }
 
 /* ---- delete ---- */
+/* Another VM that uses a file of this one's folder (made by clone or import): its name into user. */
+static bool used_by_another(const struct cli_call *call, struct registry *reg, const struct reg_vm *vm, char *user, size_t size)
+{
+	struct reg_vm *all = NULL;
+	unsigned n = 0;
+	char folder[PATH_MAX];
+	*user = 0;
+	if (reg_path(call->state_dir, vm->id, "", folder, sizeof folder) || reg_list(reg, &all, &n))
+		return false;
+	for (unsigned i = 0; i < n; i++) {
+		for (unsigned k = 0; k < all[i].options.n && strcmp(all[i].id, vm->id); k++)
+			if (strstr(all[i].options.at[k].value, folder))
+				snprintf(user, size, "%s", all[i].name);
+		reg_vm_free(&all[i]);
+	}
+	free(all);
+	return *user;
+}
+
 static int delete_locked(struct cli_call *call, struct registry *reg)
 {
 	struct reg_vm vm;
 	int status = cli_get_vm(call, call->argv[0], &vm); /* again: it may have gone while we waited */
 	if (status)
 		return status;
+	char user[RUNDIR_MAX_NAME + 1];
 	bool keeps = cli_vm_has(call, &vm, REG_SAVED_STATE) || cli_vm_has(call, &vm, REG_CHECKPOINTS);
 	if (keeps && !cli_option(call, "force"))
 		status = cli_fail(call, "has-state", "VM \"%s\" has saved state or checkpoints, which would be lost: delete --force deletes them too", vm.name);
+	else if (used_by_another(call, reg, &vm, user, sizeof user))
+		status = cli_fail(call, "in-use", "VM \"%s\" has files in its folder that VM \"%s\" uses: delete that first, or give it other files", vm.name, user);
 	else if (reg_begin(reg))
 		status = STATUS_USAGE;
 	else if (reg_delete(reg, vm.id) || reg_commit(reg)) {

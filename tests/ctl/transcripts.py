@@ -38,7 +38,8 @@ def plain(text, work):
     text = text.replace(work, "W")
     for pattern, to in PLAIN:
         text = re.sub(pattern, to, text, flags=re.M)
-    return "".join(line.rstrip() + "\n" for line in text.splitlines())
+    lines = [re.sub(" +", " ", line) if re.match(r"NAME +STATE|\S+ +running +\d", line) else line for line in text.splitlines()]
+    return "".join(line.rstrip() + "\n" for line in lines)
 
 
 def run(nestbox, line, work):

@@ -66,7 +66,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 	static bool quiet;
 	char why[256];
 
-	if (!quiet) { /* every bad value is told on stderr, and some on stdout */
+	if (!quiet) { /* every bad value is told on stderr, and some on stdout; a death too, so repeat it with FUZZ_LOUD=1 */
 		int null = open("/dev/null", O_WRONLY);
 		if (!getenv("FUZZ_LOUD")) {
 			dup2(null, STDOUT_FILENO);
