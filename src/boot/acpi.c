@@ -3,6 +3,7 @@
 #include "boot/boot.h"
 
 #include "dsdt.hex" /* dsdt_aml_code[] */
+#include "ssdt_ps2.hex" /* ssdt_ps2_aml_code[] */
 
 struct acpi_blob {
 	u8 *out;
@@ -58,7 +59,8 @@ _Static_assert(sizeof(struct acpi_fadt) == 268, "FADT revision 5");
 #define FADT_FIX_RTC     BIT(6)  /* RTC wake status is not in PM1 */
 #define FADT_RESET_REG   BIT(10)
 #define FADT_PLATFORM_CLOCK BIT(15)
-#define BOOT_LEGACY      BIT(0)  /* devices on LPC; bit 1, the 8042, stays 0: probing an absent one costs seconds */
+#define BOOT_LEGACY      BIT(0)  /* devices on LPC */
+#define BOOT_8042        BIT(1)  /* only with a keyboard: probing an absent one costs seconds */
 #define BOOT_NO_VGA      BIT(2)
 #define BOOT_NO_ASPM     BIT(4)
 
@@ -130,7 +132,7 @@ static struct acpi_gas io_gas(u32 port, u8 bytes, u8 access)
 	return (struct acpi_gas){ GAS_IO, bytes * 8, 0, access, port };
 }
 
-static void add_fadt(struct acpi_blob *a, u32 facs, u32 dsdt)
+static void add_fadt(struct acpi_blob *a, const struct board_info *b, u32 facs, u32 dsdt)
 {
 	struct acpi_fadt f = {
 		.facs = facs, .dsdt = dsdt, .x_dsdt = dsdt, /* X_FIRMWARE_CTRL stays 0: only one of the two may be used */
@@ -142,7 +144,7 @@ static void add_fadt(struct acpi_blob *a, u32 facs, u32 dsdt)
 		.gpe0 = BOARD_GPE0, .gpe0_len = BOARD_GPE0_LEN, .x_gpe0 = io_gas(BOARD_GPE0, BOARD_GPE0_LEN, GAS_BYTE),
 		.lvl2_lat = 0xfff, .lvl3_lat = 0xfff, /* over 100 and 1000 us: no C2, C3 */
 		.century = BOARD_CMOS_CENTURY,
-		.boot_arch = BOOT_LEGACY | BOOT_NO_VGA | BOOT_NO_ASPM,
+		.boot_arch = BOOT_LEGACY | BOOT_NO_ASPM | (b->ps2 ? BOOT_8042 : BOOT_NO_VGA),
 		.flags = FADT_WBINVD | FADT_PROC_C1 | FADT_SLP_BUTTON | FADT_FIX_RTC | FADT_RESET_REG | FADT_PLATFORM_CLOCK,
 		.reset_reg = io_gas(BOARD_RESET_PORT, 1, GAS_BYTE), .reset_value = BOARD_RESET_VALUE,
 		.minor = 1,
@@ -236,6 +238,19 @@ static u32 add_dsdt(struct acpi_blob *a)
 	return at;
 }
 
+/* Keyboard and mouse. iasl has summed it; listed like the other tables. */
+static void add_ssdt(struct acpi_blob *a)
+{
+	u32 at;
+	void *to = blob_add(a, sizeof(ssdt_ps2_aml_code), 16, &at);
+
+	if (!to)
+		return;
+	memcpy(to, ssdt_ps2_aml_code, sizeof(ssdt_ps2_aml_code));
+	bug_if(a->ntables == array_len(a->tables));
+	a->tables[a->ntables++] = at;
+}
+
 size_t acpi_build(const struct board_info *b, u32 base, u8 *out, size_t cap)
 {
 	struct acpi_blob a = { .out = out, .cap = cap, .base = base };
@@ -247,7 +262,9 @@ size_t acpi_build(const struct board_info *b, u32 base, u8 *out, size_t cap)
 		return 0;
 	facs = add_facs(&a);
 	dsdt = add_dsdt(&a);
-	add_fadt(&a, facs, dsdt);
+	add_fadt(&a, b, facs, dsdt);
+	if (b->ps2)
+		add_ssdt(&a);
 	add_madt(&a, b);
 	add_small_tables(&a);
 	add_roots(&a, &rsdt, &xsdt);

@@ -14,6 +14,7 @@ struct board_info {
 	unsigned phys_bits;  /* CPUID 80000008h EAX[7:0]: width of the MTRR masks */
 	u64 ram;             /* bytes of RAM; see board_low_ram() */
 	u8 ioapic_id;
+	bool ps2;            /* keyboard, mouse and display are there */
 };
 
 /* RAM below and above 4 GiB. */

@@ -1,4 +1,4 @@
-/* i8042 keyboard controller without devices. IBM PS/2 Technical Reference "Keyboard and Auxiliary Device
+/* i8042 keyboard controller. IBM PS/2 Technical Reference "Keyboard and Auxiliary Device
  * Controller". */
 #include "dev/i8042.h"
 #include <stdlib.h>
@@ -25,6 +25,25 @@ static void kbc_update(struct i8042 *k)
 	k->line_aux = aux_line;
 }
 
+/* The devices' next byte, when the guest has taken the last one and listens to them. */
+static void refill(struct i8042 *k)
+{
+	struct i8042_regs *r = &k->regs;
+	u8 byte;
+
+	while (k->plugged && !(r->status & ST_OBF) && !(r->control & CTL_KBD_OFF) && ps2_next(&r->kbd, &byte)) {
+		if ((r->control & CTL_XLATE) && !ps2_translate(&r->kbd, &byte))
+			continue;
+		r->data = byte;
+		r->status |= ST_OBF;
+	}
+	if (k->plugged && !(r->status & ST_OBF) && !(r->control & CTL_AUX_OFF) && ps2_next(&r->aux, &byte)) {
+		r->data = byte;
+		r->status |= ST_OBF | ST_AUX_OBF;
+	}
+	kbc_update(k);
+}
+
 static void answer(struct i8042 *k, u8 byte, u8 flags)
 {
 	k->regs.data = byte;
@@ -46,7 +65,7 @@ static const struct command_row {
 } command_row[] = {
 	{ 0xa7, -1, CTL_AUX_OFF, 0, 0, 0 },
 	{ 0xa8, -1, 0, CTL_AUX_OFF, 0, 0 },
-	{ 0xa9, 0x02, 0, 0, 0, 0 },       /* auxiliary interface test: clock line stuck high, nobody there */
+	{ 0xa9, 0x02, 0, 0, 0, 0 },       /* auxiliary interface test: clock line stuck high when nobody is there */
 	{ 0xaa, TEST_PASSED, 0, 0, 0, 0 },
 	{ 0xab, 0x00, 0, 0, 0, 0 },       /* keyboard interface test: the controller's side is fine */
 	{ 0xad, -1, CTL_KBD_OFF, 0, 0, 0 },
@@ -66,7 +85,7 @@ static bool simple_command(struct i8042 *k, u8 v)
 		k->regs.control = (k->regs.control & ~c->clear) | c->set;
 		k->regs.output_port = (k->regs.output_port & ~c->out_clear) | c->out_set;
 		if (c->reply >= 0)
-			answer(k, (u8)c->reply, 0);
+			answer(k, v == 0xa9 && k->plugged ? 0 : (u8)c->reply, 0);
 		if (v == 0xaa)
 			k->regs.status |= ST_SYS;
 		return true;
@@ -94,7 +113,7 @@ static void write_command(void *dev, u64 off, u64 value, unsigned size)
 	} else {
 		simple_command(k, v);
 	}
-	kbc_update(k);
+	refill(k);
 }
 
 static void write_output_port(struct i8042 *k, u8 v)
@@ -119,19 +138,34 @@ static void write_data(void *dev, u64 off, u64 value, unsigned size)
 	case 0xd1: write_output_port(k, v); break;
 	case 0xd2: answer(k, v, 0); break;
 	case 0xd3: answer(k, v, ST_AUX_OBF); break;
-	case 0xd4: answer(k, KBD_RESEND, ST_AUX_OBF | ST_TIMEOUT); break;
-	default: answer(k, KBD_RESEND, ST_TIMEOUT); break;
+	case 0xd4:
+		if (k->plugged)
+			ps2_aux_write(&k->regs.aux, v);
+		else
+			answer(k, KBD_RESEND, ST_AUX_OBF | ST_TIMEOUT);
+		break;
+	default:
+		if (k->plugged) {
+			k->regs.control &= ~CTL_KBD_OFF; /* sending to the keyboard enables its interface */
+			ps2_kbd_write(&k->regs.kbd, v);
+		} else {
+			answer(k, KBD_RESEND, ST_TIMEOUT);
+		}
+		break;
 	}
-	kbc_update(k);
+	refill(k);
 }
 
 static u64 read_data(void *dev, u64 off, unsigned size)
 {
 	struct i8042 *k = dev;
 
+	u8 v = k->regs.data;
+
 	k->regs.status &= ~(ST_OBF | ST_AUX_OBF | ST_TIMEOUT);
-	kbc_update(k);
-	return k->regs.data;
+	kbc_update(k); /* the line falls between two bytes */
+	refill(k);
+	return v;
 }
 
 static u64 read_status(void *dev, u64 off, unsigned size)
@@ -148,6 +182,7 @@ static void kbc_reset(void *dev)
 
 	k->regs = (struct i8042_regs){ .status = ST_UNLOCKED, .control = CTL_KBD_OFF | CTL_AUX_OFF | CTL_XLATE,
 		.output_port = OUT_RESET | OUT_A20 };
+	ps2_reset(&k->regs);
 	kbc_update(k);
 }
 
@@ -155,9 +190,28 @@ static void kbc_loaded(void *dev)
 {
 	struct i8042 *k = dev;
 
+	ps2_loaded(&k->regs);
 	kbc_update(k);
 	irq_line_set(k->irq_kbd, k->line_kbd);
 	irq_line_set(k->irq_aux, k->line_aux);
+}
+
+void i8042_plug(struct i8042 *k) { k->plugged = true; }
+
+void i8042_key(struct i8042 *k, u16 code, bool down)
+{
+	bus_lock(k->bus);
+	ps2_kbd_key(&k->regs.kbd, code, down);
+	refill(k);
+	bus_unlock(k->bus);
+}
+
+void i8042_mouse(struct i8042 *k, int dx, int dy, int dz, u8 buttons)
+{
+	bus_lock(k->bus);
+	ps2_aux_move(&k->regs.aux, dx, dy, dz, buttons);
+	refill(k);
+	bus_unlock(k->bus);
 }
 
 struct i8042 *i8042_create(struct bus *bus, struct dev_list *devs, struct irq_line kbd, struct irq_line aux)

@@ -51,6 +51,7 @@ struct board {
 	struct ich9_pm *pm;
 	struct virtio_balloon *balloon;
 	struct guest_ports *ports;
+	struct i8042 *kbc;
 	struct vga *vga;      /* NULL: no display */
 	struct boot_files files;
 	struct console console;
@@ -213,7 +214,9 @@ static void create_legacy(struct board *b)
 	cmos_set(b->rtc, 0x3d, 0x32); /* SeaBIOS's boot order: hard disk, then CD-ROM; no floppy signature is looked for */
 	cmos_set(b->rtc, 0x38, 0x01);
 	cmos_set_memory(b->rtc, board_low_ram(b->vm->cfg.memory), board_high_ram(b->vm->cfg.memory), b->vm->ncpus);
-	i8042_create(bus, &b->devs, irq_system_line(b->irq, 1), irq_system_line(b->irq, 12));
+	b->kbc = i8042_create(bus, &b->devs, irq_system_line(b->irq, 1), irq_system_line(b->irq, 12));
+	if (b->vm->firmware.kind != FIRMWARE_NONE)
+		i8042_plug(b->kbc);
 	pc_ports_create(bus, &b->devs, debug_output, b);
 	struct uart16550_config com1 = { .name = "com1", .port = BOARD_COM1_PORT, .irq = irq_system_line(b->irq, BOARD_IRQ_COM1),
 					 .output = com1_output, .input_space = input_space, .opaque = b };
@@ -235,6 +238,7 @@ static int create_fw_cfg(struct board *b)
 /* In a disk's worker thread. */
 static void disk_failed(void *vm, struct disk *d, const char *text) { vm_hold(vm, text); }
 
+struct i8042 *board_keyboard(struct vm *vm) { return vm->board->kbc; }
 struct vga *board_display(struct vm *vm) { return vm->board->vga; }
 struct disk *board_disk(struct vm *vm, unsigned i) { return i < vm->board->ndisks ? vm->board->disks[i] : NULL; }
 

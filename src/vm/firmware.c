@@ -352,7 +352,7 @@ static int add_tables(struct vm *vm, struct fw_cfg *cfg)
 {
 	struct boot_tables t;
 	enum { ANCHOR = 24, FIRST = 32 };
-	struct board_info info = { .ncpus = vm->ncpus, .ram = vm->cfg.memory };
+	struct board_info info = { .ncpus = vm->ncpus, .ram = vm->cfg.memory, .ps2 = true };
 	u8 *smbios = malloc(BOARD_SMBIOS_SIZE);
 	if (!smbios || boot_tables_for_firmware(&info, &t)) {
 		free(smbios);

@@ -184,6 +184,7 @@ struct guest_ports *board_guest_ports(struct vm *vm);
 /* The user presses the power button: an operating system that listens shuts itself down. Any thread. */
 void board_power_button(struct vm *vm);
 /* The i-th --disk (host/disk.h), NULL after the last. */
+struct i8042 *board_keyboard(struct vm *vm);
 struct vga *board_display(struct vm *vm);        /* NULL: the machine has no display */
 struct disk *board_disk(struct vm *vm, unsigned i);
 void board_retry_disks(struct vm *vm);
