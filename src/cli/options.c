@@ -151,7 +151,7 @@ static int set_option(struct vm_config *cfg, enum option_id id, const char *arg)
 	case OPT_KERNEL: cfg->kernel = arg; break;
 	case OPT_FIRMWARE:
 		if (!firmware_name_ok(arg))
-			return usage("--firmware \"%s\": must be auto, bios, uefi or none%s", arg, "");
+			return usage("--firmware \"%s\": must be auto, bios, uefi, none or file:PATH%s", arg, "");
 		cfg->firmware = arg;
 		break;
 	case OPT_CDROM:

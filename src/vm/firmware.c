@@ -38,7 +38,7 @@ static const struct image_row *row_of(enum firmware_kind kind)
 
 bool firmware_name_ok(const char *name)
 {
-	return !strcmp(name, "auto") || !strcmp(name, "none") || !strcmp(name, "bios") || !strcmp(name, "uefi");
+	return (!strncmp(name, "file:", 5) && name[5]) || !strcmp(name, "auto") || !strcmp(name, "none") || !strcmp(name, "bios") || !strcmp(name, "uefi");
 }
 
 /* ---- files ---- */
@@ -72,10 +72,15 @@ static int read_image(const struct image_row *r, const char *path, u8 **data, u6
 	*data = read_file(path, size);
 	if (!*data) {
 		int err = errno ? errno : EIO;
-		log_error("firmware \"%s\": %s; it is in Debian's package %s", path, strerror(err), r->package);
+		if (r)
+			log_error("firmware \"%s\": %s; it is in Debian's package %s", path, strerror(err), r->package);
+		else
+			log_error("--firmware file \"%s\": %s", path, err == EINVAL ? "is empty, or not a regular file" : strerror(err));
 		return -err;
 	}
-	if (*size % (64 * KiB) && *size % PAGE_SIZE) {
+	if (*size % PAGE_SIZE) {
+		free(*data);
+		*data = NULL;
 		log_error("firmware \"%s\": %llu bytes is not a multiple of 4096", path, (unsigned long long)*size);
 		return -EINVAL;
 	}
@@ -180,6 +185,8 @@ static enum firmware_kind choose(const struct vm_config *cfg)
 	for (unsigned i = 0; i < array_len(images); i++)
 		if (!strcmp(name, images[i].name))
 			return images[i].kind;
+	if (!strncmp(name, "file:", 5))
+		return FIRMWARE_BIOS;
 	if (!strcmp(name, "none") || cfg->kernel)
 		return FIRMWARE_NONE;
 	return cfg->ndisks && disk_wants_uefi(cfg->disks[0]) ? FIRMWARE_UEFI : FIRMWARE_BIOS;
@@ -197,7 +204,8 @@ int firmware_open(struct firmware *f, const struct vm *vm)
 	if (!r)
 		return 0;
 	f->vga = true;
-	int err = read_image(r, r->code, &f->code, &f->code_size);
+	const char *own_code = cfg->firmware && !strncmp(cfg->firmware, "file:", 5) ? cfg->firmware + 5 : NULL;
+	int err = read_image(own_code ? NULL : r, own_code ? own_code : r->code, &f->code, &f->code_size);
 	char own[4096];
 	snprintf(own, sizeof own, "%s/uefi-vars.fd", cfg->folder ? cfg->folder : "");
 	const char *vars = cfg->firmware_vars ? cfg->firmware_vars : cfg->folder ? own : NULL;

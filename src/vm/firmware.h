@@ -23,7 +23,7 @@ struct firmware {
 	bool vga;                  /* the board has a display adapter, so pages for it */
 };
 
-/* "auto", "bios", "uefi", "none"; false: unknown. */
+/* "auto", "bios", "uefi", "none", "file:PATH"; false: unknown. */
 bool firmware_name_ok(const char *name);
 /* Decides and reads the files that cfg names. 0, or -errno with one log line. */
 int firmware_open(struct firmware *f, const struct vm *vm);
