@@ -27,8 +27,10 @@ static void hang_up(struct net_port *p, const char *why)
 	if (p->fd < 0)
 		return;
 	log_warn("%s: %s %s: the guest's link is down", p->name, p->peer, why);
+	pthread_mutex_lock(&p->out_lock);
 	close(p->fd);
 	p->fd = -1;
+	pthread_mutex_unlock(&p->out_lock);
 	p->in_len = p->out_len = p->out_at = 0;
 	p->full = false;
 	set_link(p, false);
@@ -46,27 +48,33 @@ static bool offer(struct net_port *p, const struct net_hdr *h, const u8 *frame, 
 	return true;
 }
 
-/* The end of both framings. Only one frame waits: while it does, nothing is read, but a merge may bring a second one. */
+/* The end of both framings. */
 static void deliver(void *opaque, const struct net_hdr *h, const u8 *frame, u32 len)
 {
 	struct net_port *p = opaque;
+	struct net_waiting *w = &p->waiting[p->nwaiting];
 
-	if (p->waiting_len) {
-		p->lost_in++;
+	if (!p->nwaiting && offer(p, h, frame, len))
 		return;
-	}
-	if (offer(p, h, frame, len))
-		return;
-	memcpy(p->waiting, frame, len);
-	p->waiting_len = len;
-	p->waiting_hdr = *h;
+	bug_if(p->nwaiting == NET_WAITING);
+	memcpy(w->frame, frame, len);
+	w->len = len;
+	w->hdr = *h;
+	p->nwaiting++;
 }
 
 static bool deliver_waiting(struct net_port *p)
 {
-	if (p->waiting_len && offer(p, &p->waiting_hdr, p->waiting, p->waiting_len))
-		p->waiting_len = 0;
-	return !p->waiting_len;
+	struct net_waiting *w = p->waiting;
+
+	while (p->nwaiting && offer(p, &w[0].hdr, w[0].frame, w[0].len)) {
+		u8 *frame = w[0].frame;
+
+		p->nwaiting--;
+		memmove(w, w + 1, p->nwaiting * sizeof(*w));
+		w[p->nwaiting].frame = frame;
+	}
+	return !p->nwaiting;
 }
 
 /* A message from a helper or the kernel: still checked like anyone's. */
@@ -97,7 +105,7 @@ static bool unpack_stream(struct net_port *p)
 {
 	u32 at = 0;
 
-	while (!p->waiting_len && p->in_len - at >= STREAM_LEN_BYTES) {
+	while (!p->nwaiting && p->in_len - at >= STREAM_LEN_BYTES) {
 		u32 len = net_get32(p->in + at);
 
 		if (len > NET_FRAME_MAX) {
@@ -137,7 +145,7 @@ static void read_frames(struct net_port *p)
 		return;
 	if (p->framing == NET_FRAMING_STREAM && p->fd >= 0)
 		unpack_stream(p); /* what was left when the guest had no room */
-	for (unsigned i = 0; i < ROUND && p->fd >= 0 && !p->waiting_len; i++)
+	for (unsigned i = 0; i < ROUND && p->fd >= 0 && !p->nwaiting; i++)
 		if (!(p->framing == NET_FRAMING_HDR ? read_message(p) : read_stream(p)))
 			break;
 	net_merge_flush(&p->merge);
@@ -220,11 +228,30 @@ bool net_port_send(struct net_port *p, const struct net_hdr *h, u8 *frame, u32 l
 	return taken;
 }
 
+bool net_port_enter(struct net_port *p)
+{
+	if (p->framing != NET_FRAMING_HDR || pthread_mutex_trylock(&p->out_lock))
+		return false;
+	return true;
+}
+
+void net_port_leave(struct net_port *p) { pthread_mutex_unlock(&p->out_lock); }
+
+bool net_port_send_now(struct net_port *p, const struct net_hdr *h, u8 *frame, u32 len)
+{
+	struct iovec iov[2] = { { (void *)h, sizeof(*h) }, { frame, len } };
+
+	return p->fd >= 0 && writev(p->fd, iov, 2) >= 0;
+}
+
 /* True: the guest has more to send. */
 static bool send_frames(struct net_port *p)
 {
-	bool more = p->client.transmit(p->client.opaque);
+	bool more;
 
+	pthread_mutex_lock(&p->out_lock);
+	more = p->client.transmit(p->client.opaque);
+	pthread_mutex_unlock(&p->out_lock);
 	if (p->framing == NET_FRAMING_STREAM && p->out_len) {
 		flush_stream(p);
 		p->full = p->out_len > 0;
@@ -268,7 +295,7 @@ static bool work(struct net_port *p, short frames, short listener)
 		flush_stream(p);
 	if (frames & POLLOUT)
 		p->full = p->out_len > 0;
-	if (frames & (POLLIN | POLLHUP | POLLERR) || p->waiting_len || p->in_len)
+	if (frames & (POLLIN | POLLHUP | POLLERR) || p->nwaiting || p->in_len)
 		read_frames(p);
 	return !p->full && send_frames(p);
 }
@@ -276,7 +303,7 @@ static bool work(struct net_port *p, short frames, short listener)
 static bool round_once(struct net_port *p, int timeout_ms)
 {
 	enum { WAKE, FRAMES, LISTEN };
-	short events = (short)((p->waiting_len ? 0 : POLLIN) | (p->full ? POLLOUT : 0));
+	short events = (short)((p->nwaiting ? 0 : POLLIN) | (p->full ? POLLOUT : 0));
 	struct pollfd fds[3] = { [WAKE] = { p->wake_fd, POLLIN, 0 }, [FRAMES] = { events ? p->fd : -1, events, 0 },
 				 [LISTEN] = { p->fd >= 0 ? -1 : p->listen_fd, POLLIN, 0 } };
 
@@ -321,16 +348,22 @@ static int start_thread(struct net_port *p)
 int net_port_start(struct net_port *p, const struct net_client *client, bool threaded)
 {
 	int err = 0;
+	bool all = true;
+	pthread_mutexattr_t recursive;
 
+	pthread_mutexattr_init(&recursive);
+	pthread_mutexattr_settype(&recursive, PTHREAD_MUTEX_RECURSIVE);
+	pthread_mutex_init(&p->out_lock, &recursive);
 	p->client = *client;
 	p->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	p->in = malloc(IN_BYTES);
 	p->out = malloc(p->framing == NET_FRAMING_STREAM ? OUT_BYTES : 1);
-	p->waiting = malloc(NET_FRAME_MAX);
+	for (unsigned i = 0; i < NET_WAITING; i++)
+		all &= !!(p->waiting[i].frame = malloc(NET_FRAME_MAX));
 	p->merge = (struct net_merge){ .frame = malloc(NET_FRAME_MAX), .trusted = p->trusted, .emit = deliver, .opaque = p };
 	if (p->wake_fd < 0)
 		err = -errno;
-	else if (!p->in || !p->out || !p->waiting || !p->merge.frame)
+	else if (!p->in || !p->out || !all || !p->merge.frame)
 		err = -ENOMEM;
 	set_link(p, p->fd >= 0);
 	if (!err && threaded)
@@ -352,8 +385,10 @@ void net_port_stop(struct net_port *p)
 	for (unsigned i = 0; i < array_len(fds); i++)
 		if (fds[i] >= 0)
 			close(fds[i]);
+	pthread_mutex_destroy(&p->out_lock);
 	free(p->in);
 	free(p->out);
-	free(p->waiting);
+	for (unsigned i = 0; i < NET_WAITING; i++)
+		free(p->waiting[i].frame);
 	free(p->merge.frame);
 }

@@ -12,8 +12,10 @@ enum net_framing {
 	NET_FRAMING_STREAM, /* 4 bytes of length, big-endian, then the frame, complete in itself: QEMU's and passt's */
 };
 
+enum { NET_WAITING = 4 };
+
 struct net_client {
-	/* The guest may have frames to send, or the port can take frames again: give them to net_port_send until that says false. True: there
+	/* With out_lock held. The guest may have frames to send, or the port can take frames again: give them to net_port_send until that says false. True: there
 	 * is more, call again soon. */
 	bool (*transmit)(void *opaque);
 	/* A frame for the guest. False: no room now; the port keeps it and asks again after net_port_wake. */
@@ -39,6 +41,7 @@ struct net_port {
 	bool threaded;
 	int wake_fd;
 	bool stop;             /* atomic */
+	pthread_mutex_t out_lock; /* recursive; guards the client's way out, and fd against being closed meanwhile. Taken before the client's locks */
 	bool blocked;          /* atomic: a frame waits for room in the guest */
 	/* The thread's own. */
 	bool up, full;         /* full: the descriptor takes nothing now */
@@ -46,9 +49,10 @@ struct net_port {
 	u32 in_len;            /* stream: bytes of it there */
 	u8 *out;               /* stream: bytes to be written */
 	u32 out_len, out_at;
-	u8 *waiting;           /* a frame that the guest had no room for */
-	u32 waiting_len;
-	struct net_hdr waiting_hdr;
+	/* Frames that the guest had no room for. While there is one nothing is read; what was read last may make three of them: what it does not
+	 * belong to, itself, and the rest of the merge. */
+	struct net_waiting { struct net_hdr hdr; u32 len; u8 *frame; } waiting[NET_WAITING];
+	unsigned nwaiting;
 	struct net_merge merge;
 	/* Counters, for --stats. */
 	u64 lost_out, lost_in;
@@ -61,8 +65,15 @@ void net_port_stop(struct net_port *p);
 
 /* Any thread: there may be frames to send, or (when p->blocked) room for received ones. */
 void net_port_wake(struct net_port *p);
-/* Thread only. A frame from the guest; h is valid. False: not taken, the port is full; transmit will be called when it is not. */
+/* From transmit. A frame from the guest; h is valid. False: not taken, the port is full; transmit will be called when it is not. */
 bool net_port_send(struct net_port *p, const struct net_hdr *h, u8 *frame, u32 len);
+
+/* A shortcut for few small frames, which saves the thread's waking up: any thread, whatever locks it holds. True: out_lock is held until
+ * net_port_leave, and net_port_send_now may be used. */
+bool net_port_enter(struct net_port *p);
+void net_port_leave(struct net_port *p);
+/* Like net_port_send, but whatever stands in the way is left to the thread (wake it). */
+bool net_port_send_now(struct net_port *p, const struct net_hdr *h, u8 *frame, u32 len);
 
 /* One round without a thread, waiting at most timeout_ms. */
 void net_port_step(struct net_port *p, int timeout_ms);

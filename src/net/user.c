@@ -7,6 +7,7 @@
 #include "net/spec.h"
 
 #include <arpa/inet.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -18,6 +19,29 @@
 #include <unistd.h>
 
 enum { ROUND = 64, MAX_TIMERS = 8 };
+
+/* Loaded when it is wanted: it brings GLib along, which every machine would pay for. */
+#define SLIRP_CALLS(C) C(slirp_new) C(slirp_add_hostfwd) C(slirp_pollfds_fill) C(slirp_pollfds_poll) C(slirp_input)
+#define C(name) __typeof__(name) *name;
+static struct { SLIRP_CALLS(C) } lib;
+#undef C
+
+static bool load_library(void)
+{
+	void *handle = dlopen("libslirp.so.0", RTLD_NOW | RTLD_LOCAL);
+	const struct { const char *name; void **to; } row[] = {
+#define C(name) { #name, (void **)&lib.name },
+		SLIRP_CALLS(C)
+#undef C
+	};
+
+	for (unsigned i = 0; handle && i < array_len(row); i++)
+		if (!(*row[i].to = dlsym(handle, row[i].name)))
+			handle = NULL;
+	if (!handle)
+		log_error("--net user: %s; install libslirp0", dlerror());
+	return handle;
+}
 
 struct timer {
 	SlirpTimerCb fire;
@@ -147,7 +171,7 @@ static void input_piece(void *opaque, const struct net_hdr *h, const u8 *frame, 
 {
 	struct user *u = opaque;
 
-	slirp_input(u->slirp, frame, (int)len);
+	lib.slirp_input(u->slirp, frame, (int)len);
 }
 
 static void input(struct user *u, struct net_hdr *h, u8 *frame, u32 len)
@@ -162,7 +186,7 @@ static void input(struct user *u, struct net_hdr *h, u8 *frame, u32 len)
 	if (h->gso_type && net_parse(frame, len, &l))
 		net_put16(frame + h->csum_start + h->csum_offset, net_pseudo_sum(frame, &l, l.end - l.l4));
 	net_finish_csum(h, frame, len);
-	slirp_input(u->slirp, frame, (int)len);
+	lib.slirp_input(u->slirp, frame, (int)len);
 }
 
 static void read_frames(struct user *u)
@@ -197,13 +221,13 @@ static void loop(struct user *u)
 		u->nfds = 0;
 		add_poll(NET_HELPER_FD, SLIRP_POLL_IN | (u->out.first ? SLIRP_POLL_OUT : 0), u);
 		if (!full)
-			slirp_pollfds_fill(u->slirp, &timeout, add_poll, u);
+			lib.slirp_pollfds_fill(u->slirp, &timeout, add_poll, u);
 		int n = poll(u->fds, u->nfds, next_timeout(u, timeout));
 
 		if (u->fds[0].revents & POLLOUT && net_queue_flush(&u->out, NET_HELPER_FD) < 0)
 			return;
 		if (!full)
-			slirp_pollfds_poll(u->slirp, n < 0, get_revents, u);
+			lib.slirp_pollfds_poll(u->slirp, n < 0, get_revents, u);
 		run_timers(u);
 		if (u->fds[0].revents & (POLLIN | POLLHUP | POLLERR))
 			read_frames(u);
@@ -217,7 +241,7 @@ static int add_forwards(struct user *u, const struct net_spec *s)
 	for (unsigned i = 0; i < s->nforwards; i++) {
 		const struct net_forward *f = &s->forward[i];
 
-		if (!slirp_add_hostfwd(u->slirp, f->udp, f->host, f->host_port, f->guest, f->guest_port))
+		if (!lib.slirp_add_hostfwd(u->slirp, f->udp, f->host, f->host_port, f->guest, f->guest_port))
 			continue;
 		int err = errno;
 
@@ -241,7 +265,7 @@ static int create(struct user *u, const struct net_spec *s)
 	inet_pton(AF_INET6, "fec0::", &cfg.vprefix_addr6);
 	inet_pton(AF_INET6, "fec0::2", &cfg.vhost6);
 	inet_pton(AF_INET6, "fec0::3", &cfg.vnameserver6);
-	u->slirp = slirp_new(&cfg, &callbacks, u);
+	u->slirp = lib.slirp_new(&cfg, &callbacks, u);
 	if (!u->slirp) {
 		log_error("--net \"%s\": libslirp does not start", s->text);
 		return -EINVAL;
@@ -286,7 +310,7 @@ int net_user_main(int argc, char **argv)
 	net_helper_detach(true);
 	net_queue_init(&u.out);
 	u.merge = (struct net_merge){ .frame = malloc(NET_FRAME_MAX), .trusted = true, .emit = emit, .opaque = &u };
-	if (!u.merge.frame || create(&u, &s))
+	if (!u.merge.frame || !load_library() || create(&u, &s))
 		return 2;
 	int failed = confine();
 

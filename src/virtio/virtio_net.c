@@ -33,7 +33,9 @@ static void net_notify(struct virtio_device *v, unsigned q)
 
 	if (q == ctrl_queue(n) && virtio_has(v, NET_F_CTRL_VQ))
 		virtio_net_serve_ctrl(n, q);
-	else if ((q & 1) || __atomic_load_n(&n->port->blocked, __ATOMIC_SEQ_CST))
+	else if (q & 1)
+		virtio_net_kicked(n);
+	else if (__atomic_load_n(&n->port->blocked, __ATOMIC_SEQ_CST))
 		net_port_wake(n->port);
 }
 

@@ -46,7 +46,7 @@ struct virtio_net {
 	u16 touched;                      /* receive queues that want a signal */
 	u8 flow_pair[VIRTIO_NET_FLOWS];   /* where the driver last sent a flow's frames */
 	struct virtio_net_counts counts;  /* bus->lock */
-	/* The port thread's own: frames taken from the rings and not yet sent. */
+	/* port->out_lock: frames taken from the rings and not yet sent. */
 	struct virtio_net_frame batch[VIRTIO_NET_BATCH];
 	unsigned batch_len, batch_at;
 	u8 *bytes, *scratch;

@@ -51,6 +51,8 @@ bool virtio_net_accepts(const struct virtio_net *n, const u8 *frame, u32 len);
 bool virtio_net_receive(void *net, const struct net_hdr *h, const u8 *frame, u32 len);
 void virtio_net_received(void *net);
 bool virtio_net_transmit(void *net);
+/* The driver has kicked a transmit queue; bus->lock held. */
+void virtio_net_kicked(struct virtio_net *n);
 /* The same number for both directions of a flow. */
 unsigned virtio_net_flow(const u8 *frame, u32 len);
 

@@ -146,3 +146,27 @@ bool virtio_net_transmit(void *net)
 	}
 	return send_batch(n) && more;
 }
+
+/* Small frames (acknowledgements, requests) go at once from this thread; for large ones another processor may copy. */
+void virtio_net_kicked(struct virtio_net *n)
+{
+	enum { SMALL = 4096 };
+	bool left = true;
+
+	if (net_port_enter(n->port)) {
+		if (n->batch_at == n->batch_len) {
+			left = take_batch(n);
+			if (n->batch_len && n->batch[n->batch_len - 1].at + n->batch[n->batch_len - 1].len <= SMALL)
+				for (; n->batch_at < n->batch_len; n->batch_at++) {
+					const struct virtio_net_frame *f = &n->batch[n->batch_at];
+
+					if (!net_port_send_now(n->port, &f->hdr, n->bytes + f->at, f->len))
+						break;
+				}
+			left |= n->batch_at < n->batch_len;
+		}
+		net_port_leave(n->port);
+	}
+	if (left)
+		net_port_wake(n->port);
+}

@@ -20,15 +20,16 @@ static struct vdrv d;
 static struct virtio_net *n;
 static int cable;
 
-static void attach(bool spoofing, unsigned pairs)
+static void attach_by(int type, enum net_framing framing, bool spoofing, unsigned pairs)
 {
 	struct virtio_net_config cfg = { .port = calloc(1, sizeof(struct net_port)), .mac_spoofing = spoofing, .pairs = pairs, .allow = "switch,name=x" };
 	int pair[2];
 
-	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, pair), 0);
+	assert_int_equal(socketpair(AF_UNIX, type | SOCK_NONBLOCK, 0, pair), 0);
 	cable = pair[1];
 	cfg.port->fd = pair[0];
 	cfg.port->listen_fd = -1;
+	cfg.port->framing = framing;
 	strcpy(cfg.port->name, "net0");
 	strcpy(cfg.port->peer, "test");
 	memcpy(cfg.mac, own, 6);
@@ -36,6 +37,8 @@ static void attach(bool spoofing, unsigned pairs)
 	n = virtio_net_create(r->pci, SLOT, &cfg);
 	assert_non_null(n);
 }
+
+static void attach(bool spoofing, unsigned pairs) { attach_by(SOCK_SEQPACKET, NET_FRAMING_HDR, spoofing, pairs); }
 
 static void start(u64 features, unsigned queues) { vdrv_start(&d, r, SLOT, features | VIRTIO_F_EVENT_IDX, queues); }
 
@@ -49,6 +52,13 @@ static int setup(void **state)
 static int setup_spoofing(void **state)
 {
 	attach(true, 2);
+	return 0;
+}
+
+static int setup_stream(void **state)
+{
+	signal(SIGPIPE, SIG_IGN);
+	attach_by(SOCK_STREAM, NET_FRAMING_STREAM, false, 1);
 	return 0;
 }
 
@@ -276,6 +286,78 @@ static void large_frames_are_cut_for_a_driver_without_offloads(void **state)
 	assert_false(vdrv_used(&d, RX, &head, &len));
 }
 
+/* The nth packet of a TCP connection, 100 bytes of data each, with right checksums. */
+static void make_tcp(u8 *f, unsigned nth)
+{
+	static const u8 ip[40] = { 0x45, 0, 0, 140, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, /* TCP: */ 0x13, 0x88, 0x13, 0x89,
+		0, 0, 0, 0, 0, 0, 0, 9, 0x50, 0x10, 0x10, 0, 0, 0, 0, 0 };
+	struct net_layers l;
+
+	make(f, own, other, 154);
+	net_put16(f + 12, 0x0800);
+	memcpy(f + 14, ip, 40);
+	net_put32(f + 38, 100 * nth);
+	net_put16(f + 24, (u16)~net_sum(f + 14, 20, 0));
+	assert_true(net_parse(f, 154, &l));
+	net_put16(f + 50, (u16)~net_sum(f + 34, 120, net_pseudo_sum(f, &l, 120)));
+}
+
+static void stream_write(const u8 *f, u32 len)
+{
+	u8 head[4];
+
+	net_put32(head, len);
+	assert_int_equal(write(cable, head, 4), 4);
+	assert_int_equal(write(cable, f, len), len);
+}
+
+static void a_stream_carries_lengths_and_plain_frames(void **state)
+{
+	u8 f[60], got[100];
+	struct net_hdr h = { 0 };
+
+	start(0, 3);
+	make(f, other, own, sizeof(f));
+	guest_sends(&h, f, sizeof(f));
+	assert_int_equal(read(cable, got, sizeof(got)), 64);
+	assert_int_equal(net_get32(got), 60);
+	assert_memory_equal(got + 4, f, 60);
+}
+
+/* Five packets that become one frame, then one that does not belong to it, while the guest has no buffer: all wait, none is lost. */
+static void frames_of_a_stream_wait_and_none_is_lost(void **state)
+{
+	u8 f[154], got[700];
+	u32 head, len;
+
+	start(F_GUEST_CSUM | BIT(7) | F_MRG, 3);
+	for (unsigned i = 0; i < 5; i++) {
+		make_tcp(f, i);
+		stream_write(f, sizeof(f));
+	}
+	make(f, all, other, 60);
+	stream_write(f, 60);
+	step();
+	guest_buffers(4, 2000);
+	assert_true(vdrv_used(&d, RX, &head, &len));
+	assert_int_equal(len, NET_HDR_BYTES + 54 + 500);
+	assert_int_equal(mem_read(&r->mem, gpa(BUF + 0x10000), got, len), 0);
+	assert_int_equal(got[1], NET_GSO_TCPV4);
+	assert_int_equal(load_le(got + 4, 2), 100); /* gso_size */
+	assert_true(vdrv_used(&d, RX, &head, &len));
+	assert_int_equal(len, NET_HDR_BYTES + 60);
+	assert_int_equal(n->counts.lost_in + n->port->lost_in, 0);
+}
+
+static void a_peer_that_lies_about_lengths_is_cut_off(void **state)
+{
+	start(BIT(16), 3);
+	assert_int_equal(write(cable, "\x7f\xff\xff\xff", 4), 4);
+	step();
+	assert_int_equal(bus_mmio_read(&r->bus, d.device + 6, 2), 0);
+	assert_int_equal(n->port->fd, -1);
+}
+
 static u8 control(u8 class, u8 cmd, const void *data, u32 bytes, unsigned queue)
 {
 	u8 head[2] = { class, cmd };
@@ -414,6 +496,7 @@ static void no_frame_moves_between_a_save_and_the_next_tick(void **state)
 }
 
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define W(f) cmocka_unit_test_setup_teardown(f, setup_stream, teardown)
 #define S(f) cmocka_unit_test_setup_teardown(f, setup_spoofing, teardown)
 
 int main(void)
@@ -424,7 +507,8 @@ int main(void)
 		T(a_frame_takes_all_its_buffers_or_none), T(a_frame_too_long_for_a_single_buffer_is_lost_not_cut),
 		T(large_frames_are_cut_for_a_driver_without_offloads), T(the_filter_passes_what_the_driver_asked_for),
 		S(pairs_are_chosen_by_the_control_queue), T(the_link_goes_down_with_the_cable), T(a_loaded_card_announces_itself_when_time_goes_on),
-		T(no_frame_moves_between_a_save_and_the_next_tick),
+		T(no_frame_moves_between_a_save_and_the_next_tick), W(a_stream_carries_lengths_and_plain_frames),
+		W(frames_of_a_stream_wait_and_none_is_lost), W(a_peer_that_lies_about_lengths_is_cut_off),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,6 +9,7 @@ import base64
 import glob
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -311,6 +312,34 @@ def wire(lab):
     pair(lab, f"socket,path={path},server=on", f"socket,path={path}")
 
 
+def passt(lab):
+    """passt on a socket: DHCP, TCP both ways with frames of 64 KiB, none lost; skipped where passt is not installed or cannot run"""
+    path, log = os.path.join(lab.work, "passt"), open(os.path.join(lab.work, "log"), "w+")
+    if not shutil.which("passt"):
+        print("skipped: passt is not installed")
+        sys.exit(SKIP)
+    os.chmod(lab.work, 0o777)
+    p = subprocess.Popen(["passt", "-f", "-e", "-1", "--runas", str(os.getuid()), "-s", path, "-a", "10.5.0.15", "-n", "24", "-g", "10.5.0.1", "-D", "none"],
+                         stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    for _ in range(50):
+        if os.path.exists(path) or p.poll() is not None:
+            break
+        time.sleep(0.1)
+    if p.poll() is not None:
+        log.seek(0)
+        print("skipped: passt does not run here:", log.read()[-300:])
+        sys.exit(SKIP)
+    sink, source = Sink(), Source(16 * MEGA + 3)
+    vm = lab.start(f"card; lease eth0; busybox ip link set eth0 mtu 65520; blasts send 10.5.0.1 {sink.port} 16000003 9; blasts recv 10.5.0.1 {source.port}\n",
+                   "--net", f"socket,path={path}")
+    vm.end()
+    p.kill()
+    lab.check(vm.said("dhcp", "ip=10.5.0.15 router=10.5.0.1"), "DHCP gave address and router")
+    lab.check(vm.said("blast", "kind=sent " + sink.result()), "what the guest sent is what the host got")
+    lab.check(vm.said("blast", "kind=received " + source.result()), "what the host sent is what the guest got")
+    lab.check(vm.stat("in_lost") == 0 and vm.stat("in_bytes") < 20 * MEGA, "nothing was lost and sent again")
+
+
 def same_mac(lab):
     """switch: a second machine with the same MAC is refused in one line, status 2"""
     path = os.path.join(lab.work, "switch")
@@ -398,7 +427,7 @@ def tap(lab):
     lab.check(vm.stat("out_frames") < 16000005 / 1448, "frames left larger than packets")
 
 
-CASES = {f.__name__.replace("_", "-"): f for f in (user, switch, wire, same_mac, bridge_spoofing_on, bridge_spoofing_off, nat_spoofing_off, tap)}
+CASES = {f.__name__.replace("_", "-"): f for f in (user, switch, wire, passt, same_mac, bridge_spoofing_on, bridge_spoofing_off, nat_spoofing_off, tap)}
 
 
 def main():
