@@ -2,6 +2,7 @@
 #include "base/log.h"
 #include "cli/cli.h"
 #include "cli/state.h"
+#include "ctl/ctl.h"
 #include "proto/rundir.h"
 
 #include <errno.h>
@@ -48,8 +49,18 @@ json_t *cli_ask(const struct cli_call *call, const char *name, const char *verb,
 	return result;
 }
 
+/* The verb's row says that this argument is a text, which then need not be quoted as JSON is. */
+static bool is_text(const char *verb, const char *key)
+{
+	const struct ctl_verb *v = ctl_verb_find(verb);
+	char want[160];
+	const char *at;
+	snprintf(want, sizeof want, "%s:string", key);
+	return v && (at = strstr(v->args, want)) && (at == v->args || at[-1] == ',');
+}
+
 /* KEY=VALUE words as an object; NULL after an error line. */
-static json_t *args_of(const struct cli_call *call, char **words)
+static json_t *args_of(const struct cli_call *call, const char *verb, char **words)
 {
 	json_t *args = json_object();
 	for (; *words; words++) {
@@ -59,9 +70,9 @@ static json_t *args_of(const struct cli_call *call, char **words)
 			json_decref(args);
 			return NULL;
 		}
-		json_t *v = json_loads(eq + 1, JSON_DECODE_ANY, NULL);
 		char key[128];
 		snprintf(key, sizeof key, "%.*s", (int)(eq - *words), *words);
+		json_t *v = is_text(verb, key) ? NULL : json_loads(eq + 1, JSON_DECODE_ANY, NULL);
 		json_object_set_new(args, key, v ? v : json_string(eq + 1));
 	}
 	return args;
@@ -69,7 +80,7 @@ static json_t *args_of(const struct cli_call *call, char **words)
 
 int cli_ctl_command(struct cli_call *call)
 {
-	json_t *args = args_of(call, call->argv + 2);
+	json_t *args = args_of(call, call->argv[1], call->argv + 2);
 	json_t *result = args ? cli_ask(call, call->argv[0], call->argv[1], args) : NULL;
 	return result ? cli_print_json(result) : STATUS_USAGE;
 }

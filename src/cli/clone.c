@@ -178,6 +178,8 @@ int cli_clone_command(struct cli_call *call)
 	if (err)
 		status = err == -EBUSY ? cli_fail(call, "running", "VM \"%s\" is running: stop it first", from.name) :
 					 cli_fail(call, "host", "%s/run/%s: %s", call->state_dir, from.name, strerror(-err));
+	if (!status && (cli_vm_has(call, &from, REG_CHECKPOINTS) || cli_vm_has(call, &from, REG_SAVED_STATE)))
+		status = cli_fail(call, "has-state", "VM \"%s\" has checkpoints or saved state, and what its disks hold is spread over them: delete those first", from.name);
 	struct registry *reg = status ? NULL : cli_registry(call, true);
 	if (!status)
 		status = reg ? check_new_name(call, reg, call->argv[1]) : STATUS_USAGE;

@@ -17,6 +17,7 @@
 #define STOP_DEFAULT_S 60
 #define GONE_LIMIT_MS 20000
 #define QUIT_LIMIT_MS 15000
+#define READY_FD 3
 
 /* ---- the VM process ---- */
 static void say_ready(void *opaque)
@@ -89,14 +90,15 @@ static __attribute__((noreturn)) void become_vm(const struct cli_call *call, con
 {
 	char number[16];
 	int null = open("/dev/null", O_RDONLY);
-	snprintf(number, sizeof number, "%d", ready_fd);
+	snprintf(number, sizeof number, "%d", READY_FD);
 	setsid(); /* it outlives this terminal */
 	dup2(null, STDIN_FILENO);
 	dup2(log_fd, STDOUT_FILENO);
 	dup2(log_fd, STDERR_FILENO);
-	fcntl(ready_fd, F_SETFD, 0);
-	if (null > STDERR_FILENO)
-		close(null);
+	/* It keeps nothing else of its caller's: a pipe or a lock that a script has open must not live as long as the VM. */
+	dup2(ready_fd, READY_FD);
+	fcntl(READY_FD, F_SETFD, 0);
+	close_range(READY_FD + 1, ~0u, 0);
 	if (chdir("/"))
 		_exit(STATUS_USAGE);
 	execl("/proc/self/exe", "nestbox", "--state", call->state_dir, "_vm", name, number, NULL);
