@@ -142,8 +142,8 @@ static int fix_spoofing(const struct check_subject *s, struct check_plan *plan)
 }
 
 /* ---- memory ---- */
-/* Measured with Debian 12's cloud kernel 6.1 and QEMU 7.2 (docs/cli.md): what a kernel with busybox, or one with systemd from a disk, occupies; per vCPU; what
- * QEMU with KVM takes beside its guest's memory; the guest's own in the smallest useful size. */
+/* With room to spare. Debian 12's cloud kernel 6.1 with busybox took 75 MiB without its unpacked initial RAM disk, QEMU 7.2 with KVM 25 MiB beside its
+ * guest's 128, as tests/ctl/story.py's VM showed after its VM inside had started. A system with systemd on a disk is an estimate. */
 enum { L1_BARE_MIB = 128, L1_DISK_MIB = 320, CPU_MIB = 8, VMM_MIB = 96, L2_MIB = 128 };
 
 static u64 file_mib(const char *path)

@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -80,6 +81,7 @@ int cli_vm_process_command(struct cli_call *call)
 	if (err)
 		return STATUS_USAGE;
 	signal(SIGPIPE, SIG_IGN);
+	prctl(PR_SET_NAME, "nestbox-vm"); /* it was started as /proc/self/exe, which top would show as "exe" */
 	int status = run_registered(call, &r, atoi(call->argv[1]));
 	rundir_close(&r);
 	return status;

@@ -10,7 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { HISTORY = 65536, CHUNK = 4096 };
+enum { HISTORY = 65536, CHUNK = 4096, MAX_READERS = 32 };
 
 struct reader {
 	struct reader *next;
@@ -24,6 +24,7 @@ struct ctl_console {
 	struct loop_fd *pipe;
 	struct loop_timer *retry; /* typed bytes wait until the guest has room */
 	struct reader *readers;
+	unsigned nreaders;
 	u8 history[HISTORY];
 	u64 total; /* bytes written so far: history is a ring */
 };
@@ -34,6 +35,7 @@ static void remove_reader(struct reader *r)
 	while (*p != r)
 		p = &(*p)->next;
 	*p = r->next;
+	r->console->nreaders--;
 	loop_fd_remove(r->watch);
 	close(r->fd);
 	free(r);
@@ -122,7 +124,7 @@ void ctl_do_console(struct vm *vm, struct ctl_call *call, json_t *args)
 			ctl_fail(call, "console-elsewhere", "this machine's console is not on its control socket: it was started with another serial= than control");
 		return;
 	}
-	struct reader *r = calloc(1, sizeof *r);
+	struct reader *r = c->nreaders < MAX_READERS ? calloc(1, sizeof *r) : NULL;
 	if (r) {
 		*r = (struct reader){ .next = c->readers, .console = c, .fd = fd };
 		r->watch = loop_fd_add(vm->loop, fd, LOOP_READ, on_typed, r);
@@ -130,10 +132,11 @@ void ctl_do_console(struct vm *vm, struct ctl_call *call, json_t *args)
 	if (!r || !r->watch) {
 		free(r);
 		close(fd);
-		ctl_fail(call, "no-memory", "out of memory");
+		ctl_fail(call, "too-many", "the console has %u readers, or there is no memory for another", c->nreaders);
 		return;
 	}
 	c->readers = r;
+	c->nreaders++;
 	bool follow = !json_is_false(json_object_get(args, "follow")), history = !json_is_false(json_object_get(args, "history"));
 	ctl_reply(call, NULL);
 	if ((history && !give_history(r)) || !follow)

@@ -45,6 +45,7 @@ struct ctl {
 	struct vm *vm;
 	int listen_fd;
 	struct loop_fd *listen;
+	struct loop_timer *again; /* accepts again a moment after descriptors ran out */
 	struct ctl_conn *conns;
 	unsigned nconns;
 	struct ctl_call *calls;
@@ -310,6 +311,10 @@ static void on_accept(void *opaque, unsigned ready)
 {
 	struct ctl *ctl = opaque;
 	int fd = accept4(ctl->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd < 0 && errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
+		loop_fd_events(ctl->listen, 0); /* else we would be called again at once, for ever */
+		loop_timer_set(ctl->again, 200);
+	}
 	if (fd < 0)
 		return;
 	struct ctl_conn *conn = ctl->nconns < MAX_CONNS ? calloc(1, sizeof *conn) : NULL;
@@ -327,6 +332,12 @@ static void on_accept(void *opaque, unsigned ready)
 }
 
 /* ---- the server ---- */
+static void listen_again(void *opaque)
+{
+	struct ctl *ctl = opaque;
+	loop_fd_events(ctl->listen, LOOP_READ);
+}
+
 struct ctl *ctl_open(struct vm *vm, int listen_fd)
 {
 	struct ctl *ctl = calloc(1, sizeof *ctl);
@@ -336,7 +347,10 @@ struct ctl *ctl_open(struct vm *vm, int listen_fd)
 	}
 	*ctl = (struct ctl){ .vm = vm, .listen_fd = listen_fd };
 	ctl->listen = loop_fd_add(vm->loop, listen_fd, LOOP_READ, on_accept, ctl);
-	if (!ctl->listen) {
+	ctl->again = loop_timer_add(vm->loop, listen_again, ctl);
+	if (!ctl->listen || !ctl->again) {
+		loop_fd_remove(ctl->listen);
+		loop_timer_remove(ctl->again);
 		free(ctl);
 		return NULL;
 	}
@@ -369,6 +383,7 @@ void ctl_close(struct ctl *ctl, json_t *end, int limit_ms)
 		json_decref(end);
 		return;
 	}
+	loop_timer_remove(ctl->again);
 	loop_fd_remove(ctl->listen);
 	close(ctl->listen_fd);
 	for (struct ctl_call *c = ctl->calls; c; c = ctl->calls) {

@@ -48,6 +48,11 @@ static int take_fds(struct proto_in *in, struct msghdr *m)
 int proto_in_read(struct proto_in *in, int fd)
 {
 	union { char bytes[CMSG_SPACE(PROTO_MAX_FDS * sizeof(int))]; struct cmsghdr align; } control;
+	/* What has been given out goes here, once a read and not once a line: a client may send millions of empty lines. */
+	if (in->off)
+		memmove(in->buf, in->buf + in->off, in->len - in->off);
+	in->len -= in->off;
+	in->off = 0;
 	if (in->len > PROTO_MAX_LINE)
 		return -EMSGSIZE;
 	int err = make_room(&in->buf, &in->cap, in->len + CHUNK);
@@ -69,14 +74,12 @@ int proto_in_read(struct proto_in *in, int fd)
 json_t *proto_in_next(struct proto_in *in, int *err)
 {
 	*err = 0;
-	char *end = in->len ? memchr(in->buf, '\n', in->len) : NULL;
+	char *start = in->buf + in->off, *end = in->off < in->len ? memchr(start, '\n', in->len - in->off) : NULL;
 	if (!end)
 		return NULL;
-	size_t line = end - in->buf;
 	json_error_t why;
-	json_t *msg = json_loadb(in->buf, line, JSON_REJECT_DUPLICATES, &why);
-	in->len -= line + 1;
-	memmove(in->buf, end + 1, in->len);
+	json_t *msg = json_loadb(start, end - start, JSON_REJECT_DUPLICATES, &why);
+	in->off += end - start + 1;
 	if (!json_is_object(msg)) {
 		json_decref(msg);
 		*err = -EBADMSG;
@@ -105,7 +108,7 @@ void proto_in_free(struct proto_in *in)
 int proto_out_put(struct proto_out *out, json_t *msg)
 {
 	size_t n = json_dumpb(msg, NULL, 0, JSON_COMPACT);
-	if (out->off) {
+	if (out->off > out->len / 2) {
 		memmove(out->buf, out->buf + out->off, out->len - out->off);
 		out->len -= out->off;
 		out->off = 0;

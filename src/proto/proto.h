@@ -18,7 +18,7 @@
 /* ---- framing ---- */
 struct proto_in {
 	char *buf;
-	size_t len, cap;
+	size_t off, len, cap;   /* buf[off .. len) has not been given out */
 	int fds[PROTO_MAX_FDS]; /* arrived, and not yet given to a request */
 	unsigned nfds;
 };
