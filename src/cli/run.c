@@ -8,6 +8,7 @@
 #include "host/sandbox.h"
 #include "host/term.h"
 #include "migrate/snapshot.h"
+#include "migrate/store.h"
 #include "proto/rundir.h"
 
 #include <errno.h>
@@ -196,6 +197,14 @@ static int start_serving(struct vm *vm, struct rundir *r, struct ctl **ctl)
 	return err;
 }
 
+/* Checkpoints are files that come and go while the machine runs. */
+static int keep_to_folder(struct vm *vm)
+{
+	int err = vm->promises & SANDBOX_FILES ? 0 : host_sandbox_folder(vm->cfg.folder); /* else somebody needs more than the folder */
+	vm->promises |= SANDBOX_FILES;
+	return err;
+}
+
 /* From power-on to the end; the process's status. */
 static int run_machine(struct vm *vm, struct ctl **ctl, struct rundir *r, void (*started)(void *), void *opaque)
 {
@@ -203,6 +212,8 @@ static int run_machine(struct vm *vm, struct ctl **ctl, struct rundir *r, void (
 	bool ok = !vm->cfg.name || !start_serving(vm, r, ctl);
 	if (ok && vm->cfg.serial == VM_SERIAL_STDIO)
 		host_term_raw();
+	if (ok && vm->cfg.folder)
+		ok = !keep_to_folder(vm) && !store_resumed(vm->cfg.folder);
 	if (ok && !host_sandbox_enter(vm->promises) && !vm_start(vm)) {
 		if (started)
 			started(opaque);
@@ -233,11 +244,15 @@ int cli_run_claimed(const struct vm_config *cfg, struct rundir *r, void (*starte
 	struct vm *vm = calloc(1, sizeof *vm);
 	if (!vm)
 		return STATUS_USAGE;
-	int err = vm_create(vm, cfg);
+	struct vm_config own = *cfg;
+	int err = own.folder ? store_configure(&own) : 0;
+	if (!err)
+		err = vm_create(vm, &own);
 	if (!err && !(vm->snapshots = snapshots_create(vm)))
 		err = -ENOMEM;
-	if (!err && cfg->restore)
-		err = snapshots_restore(vm->snapshots, cfg->restore, cfg->share);
+	if (!err && own.restore)
+		err = snapshots_restore(vm->snapshots, own.restore, own.share);
+
 	int status = err ? STATUS_USAGE : run_machine(vm, &ctl, r, started, opaque);
 	snapshots_destroy(vm->snapshots);
 	vm_destroy(vm);

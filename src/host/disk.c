@@ -392,7 +392,7 @@ static int can_stack(struct disk *d)
 {
 	if (d->spec.snapshot)
 		return refuse(d, -EINVAL, "its writes are thrown away (snapshot=on), so it has no checkpoints");
-	if (d->top->read_only)
+	if (d->spec.read_only)
 		return refuse(d, -EROFS, "is read-only, so it needs no checkpoint");
 	return 0;
 }

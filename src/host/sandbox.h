@@ -13,4 +13,8 @@
  * seccomp gives -ENOSYS. Call after every file is open and before the first guest instruction. */
 int host_sandbox_enter(unsigned promises);
 
+/* From now on this thread, and those that it starts, open files only in the folder `path` and below it; what is open already stays open. A kernel without
+ * landlock lets everything pass. 0 or -errno with one log line. */
+int host_sandbox_folder(const char *path);
+
 #endif

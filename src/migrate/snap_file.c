@@ -19,6 +19,7 @@ STATE_DESC(snap_meta, SNAP_META_STATE);
 
 struct part { /* one file of the chain */
 	int fd;
+	bool quiet; /* somebody only asks */
 	char name[256];
 	struct snap_header h;
 	struct snap_section sec[SNAP_SECTIONS];
@@ -47,7 +48,8 @@ static int bad(const struct part *p, u64 at, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof text, fmt, ap);
 	va_end(ap);
-	log_error("snapshot \"%s\": %s at offset %llu; nothing of it was loaded", p->name, text, (unsigned long long)at);
+	if (!p->quiet)
+		log_error("snapshot \"%s\": %s at offset %llu; nothing of it was loaded", p->name, text, (unsigned long long)at);
 	return -EBADMSG;
 }
 
@@ -216,6 +218,22 @@ static int open_part(struct part *p, const char *name, int fd)
 	if (!err)
 		err = read_meta(p);
 	return err ? err : read_index(p);
+}
+
+int snap_peek(const char *path, struct snap_header *h, struct snap_meta *m)
+{
+	struct part p = { .quiet = true, .fd = open(path, O_RDONLY | O_CLOEXEC) };
+	if (p.fd < 0)
+		return -errno;
+	int err = read_header(&p);
+	if (!err)
+		err = read_table(&p);
+	if (!err)
+		err = read_meta(&p);
+	close(p.fd);
+	*h = p.h;
+	*m = p.meta;
+	return err;
 }
 
 /* ---- chain ---- */

@@ -19,6 +19,8 @@ int snap_open(struct snap_file **out, const char *path);
 /* The same for a descriptor (taken over, also on failure). open_parent: a descriptor, or -errno. name: for messages. */
 int snap_open_fd(struct snap_file **out, const char *name, int fd, int (*open_parent)(void *opaque, const char *name), void *opaque);
 void snap_close(struct snap_file *f);
+/* Only what the file says of itself, without looking at its pages. 0, or -errno without a log line. */
+int snap_peek(const char *path, struct snap_header *h, struct snap_meta *m);
 
 const struct snap_meta *snap_get_meta(const struct snap_file *f);
 const struct snap_header *snap_get_header(const struct snap_file *f);
