@@ -44,12 +44,12 @@ static bool ready(struct vm *vm, struct ctl_call *call)
 		ctl_fail(call, "busy", "a checkpoint is being written; try again when that is done");
 		return false;
 	}
+	store_tidy(folder_of(vm));
 	store_path(folder_of(vm), NULL, "", path, sizeof path);
 	if (mkdir(path, 0700) && errno != EEXIST) {
 		ctl_fail(call, "host", "\"%s\": %s", path, strerror(errno));
 		return false;
 	}
-	store_tidy(folder_of(vm));
 	return true;
 }
 

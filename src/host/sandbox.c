@@ -46,7 +46,7 @@ static const int disk_server[] = {
 	SCMP_SYS(sendto), SCMP_SYS(recvfrom), SCMP_SYS(shutdown), SCMP_SYS(pidfd_send_signal), SCMP_SYS(waitid),
 };
 static const int files[] = {
-	SCMP_SYS(openat), SCMP_SYS(access), SCMP_SYS(unlinkat), SCMP_SYS(unlink), SCMP_SYS(renameat), SCMP_SYS(renameat2), SCMP_SYS(rename), SCMP_SYS(mkdirat),
+	SCMP_SYS(openat), SCMP_SYS(access), SCMP_SYS(unlinkat), SCMP_SYS(unlink), SCMP_SYS(rmdir), SCMP_SYS(renameat), SCMP_SYS(renameat2), SCMP_SYS(rename), SCMP_SYS(mkdirat),
 	SCMP_SYS(mkdir), SCMP_SYS(linkat), SCMP_SYS(getdents64), SCMP_SYS(faccessat), SCMP_SYS(faccessat2), SCMP_SYS(copy_file_range), SCMP_SYS(fchmod),
 };
 

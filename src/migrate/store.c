@@ -293,6 +293,23 @@ static void remove_rubbish(const char *folder, const struct store_entry *list, u
 	json_decref(current);
 }
 
+/* A VM without checkpoints and overlays is one that never had any. */
+static void remove_empty(const char *folder)
+{
+	char path[PATH_MAX];
+	size_t i;
+	json_t *current = store_current(folder), *disk;
+	bool overlays = false;
+	json_array_foreach(json_object_get(current, "disks"), i, disk)
+		overlays |= json_array_size(disk) > 0;
+	json_decref(current);
+	if (overlays)
+		return;
+	remove_file(folder, NULL, "current");
+	store_path(folder, NULL, "", path, sizeof path);
+	rmdir(path);
+}
+
 void store_tidy(const char *folder)
 {
 	struct store_entry *list;
@@ -300,6 +317,8 @@ void store_tidy(const char *folder)
 	if (!store_list(folder, &list, &n)) {
 		remove_gone(folder, list, &n);
 		remove_rubbish(folder, list, n);
+		if (!n)
+			remove_empty(folder);
 	}
 	free(list);
 }
