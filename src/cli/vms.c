@@ -151,7 +151,8 @@ static int change_all(struct cli_call *call, struct option_list *l, json_t *keys
 		enum change how;
 		if (!split(word, &value, &how))
 			return cli_fail(call, "bad-usage", "\"%s\" is not KEY=VALUE", word);
-		if (!cli_option_exists(word))
+		bool takes_away = how == CHANGE_SET && !*value && option_list_get(l, word); /* one that an older nestbox knew can always go */
+		if (!cli_option_exists(word) && !takes_away)
 			return cli_fail(call, "unknown-key", "\"%s\" is no option of a VM; nestbox help create lists them", word);
 		int status = change(call, l, word, value, how);
 		if (status)
