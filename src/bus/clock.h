@@ -1,7 +1,7 @@
 /* The virtual clock V: the only time that guests and devices know (GUESTS.md section 7).
  *
- * V is nanoseconds since power-on. While any vCPU runs, V advances with executed instructions (CLOCK_NS_PER_INSN each; never
- * faster than the host's clock while that engine can be faster); when all vCPUs are idle it follows the host's monotonic clock,
+ * V is nanoseconds since power-on. While any vCPU runs, V advances with executed instructions (CLOCK_NS_PER_INSN each, or less where
+ * that would be faster than the host's clock: cpu/pace.c); when all vCPUs are idle it follows the host's monotonic clock,
  * and never jumps past the next deadline by more than CLOCK_MAX_SLACK_NS. TSC = V * tsc_khz / 1e6, and every device timer is
  * derived from V too. Surprise: timers fire on whichever vCPU thread notices that V passed the deadline. */
 #ifndef NB_CLOCK_H

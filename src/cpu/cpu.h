@@ -239,7 +239,9 @@ struct cpu {
 
 	u64 icount;              /* instructions executed since power-on, at the last block boundary */
 	u64 budget_end;          /* icount at which the block loop must call cpu_service() */
-	u64 v_base, v_icount;    /* V = v_base + (icount - v_icount) * CLOCK_NS_PER_INSN, see cpu_now() */
+	u64 v_base, v_icount;    /* V = v_base + (icount - v_icount) * ns per instruction, see cpu_now() */
+	u32 v_slow;              /* by how many 1/256 ns an instruction takes less than CLOCK_NS_PER_INSN: pace.c */
+	struct { u64 host, v, icount; i64 credit; } pace;
 
 	const struct virt_ops *virt; /* NULL without nesting */
 	void *virt_state;
@@ -315,7 +317,9 @@ static inline enum step cpu_gp(struct cpu *c, u32 error) { return cpu_fault_err(
 
 /* ---- time ---- */
 /* V in ns as this vCPU knows it now, to the last block boundary; never behind another vCPU's published V once serviced. */
-static inline u64 cpu_now(const struct cpu *c) { return c->v_base + (c->icount - c->v_icount) * 2; }
+static inline u64 cpu_now(const struct cpu *c) { return c->v_base + ((c->icount - c->v_icount) * (512 - c->v_slow) >> 8); }
+/* Instructions, rounded up, in which this vCPU's V advances by ns. */
+static inline u64 cpu_insns_of(const struct cpu *c, u64 ns) { return ((ns << 8) + 511 - c->v_slow) / (512 - c->v_slow); }
 /* TSC value that RDTSC gives at this privilege level before VMX/SVM offsetting (TSC = V scaled + tsc_offset); monotonic over vCPUs. */
 u64 cpu_tsc(struct cpu *c);
 

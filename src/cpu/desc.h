@@ -111,6 +111,9 @@ void null_inner_segments(struct cpu *c);
 /* Task gate by selector, from CALL or JMP. */
 enum step task_gate(struct cpu *c, const struct desc *gate, u16 gate_sel, unsigned source, unsigned insn_len);
 
+/* After V and icount are in step: keeps V from running ahead of the host's clock (pace.c). */
+void pace_vcpu(struct cpu *c);
+
 /* Address-space tag of the running context: 0 outside guest mode. */
 u16 cpu_vpid(const struct cpu *c);
 

@@ -21,8 +21,8 @@ static void set_budget(struct cpu *c)
 {
 	u64 now = cpu_now(c);
 	u64 next = min_u64(__atomic_load_n(&c->clock->next, __ATOMIC_ACQUIRE), virt_deadline(c));
-	u64 left = next > now ? (next - now - 1) / CLOCK_NS_PER_INSN + 1 : 1;
-	c->budget_end = c->icount + min_u64(left, MAX_SLICE);
+	u64 left = next > now ? min_u64(next - now, MAX_SLICE * 2 * CLOCK_NS_PER_INSN) : 1;
+	c->budget_end = c->icount + min_u64(cpu_insns_of(c, left), MAX_SLICE);
 }
 
 /* Tells the machine how far this vCPU has got, adopts a V that is ahead, fires what is due. */
@@ -40,6 +40,7 @@ static void sync_time(struct cpu *c)
 			break;
 		clock_run_timers(c->clock);
 	}
+	pace_vcpu(c);
 }
 
 /* ---- single steps ---- */

@@ -24,7 +24,7 @@ static struct bus *bus_at_now(struct vm *vm)
 	if (vcpu_current) {
 		struct cpu *c = vcpu_current->cpu;
 		c->v_base += DEVICE_ACCESS_NS;
-		c->budget_end -= min_u64(DEVICE_ACCESS_NS / CLOCK_NS_PER_INSN, c->budget_end > c->icount ? c->budget_end - c->icount : 0);
+		c->budget_end -= min_u64(cpu_insns_of(c, DEVICE_ACCESS_NS), c->budget_end > c->icount ? c->budget_end - c->icount : 0);
 		clock_publish(&vm->clock, cpu_now(c));
 	}
 	return &vm->bus;
@@ -224,6 +224,7 @@ int vm_load_state(struct vm *vm, const struct state_buf *b, enum vm_time time)
 			c->virt->loaded(c);
 		c->v_base = clock_now(&vm->clock);
 		c->v_icount = c->icount;
+		memset(&c->pace, 0, sizeof c->pace);
 		cpu_update_mode(c);
 		mmu_flush_all(c);
 		mmu_switch(c);

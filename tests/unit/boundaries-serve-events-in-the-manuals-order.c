@@ -289,6 +289,32 @@ static void timers_fire_when_instructions_have_passed(void **state)
 	core_close(&r);
 }
 
+/* A host's clock that goes on with the instructions: 2,000 million a second, or 100 million. */
+static u64 host_at;
+static u64 fake_host(void) { return host_at; }
+static u64 run_against_host(u64 host_ps_per_insn, u64 insns)
+{
+	open_prot();
+	r.clock.host_ns = fake_host;
+	host_at = 1000;
+	for (u64 n = 0; n < insns; n += 10000) {
+		CPU->icount += 10000;
+		host_at += 10000 * host_ps_per_insn / 1000;
+		service();
+	}
+	u64 v = cpu_now(CPU);
+	core_close(&r);
+	return v;
+}
+
+static void time_does_not_run_ahead_of_the_host(void **state)
+{
+	u64 v = run_against_host(500, 1000000000); /* half a second of the host */
+	assert_in_range(v, 490000000, 525000000);
+	v = run_against_host(10000, 20000000); /* a slow host: 2 ns an instruction, and the rest is not caught up with */
+	assert_in_range(v, 39000000, 41000000);
+}
+
 static void a_vcpu_adopts_the_time_of_one_that_is_ahead(void **state)
 {
 	open_prot();
@@ -338,7 +364,7 @@ int main(void)
 		cmocka_unit_test(data_breakpoints_match_their_range_and_kind), cmocka_unit_test(code_breakpoints_fault_once_and_rf_passes_them),
 		cmocka_unit_test(init_sends_the_boot_cpu_to_the_reset_vector_and_others_to_sleep),
 		cmocka_unit_test(a_kick_leaves_and_code_requests_are_passed_on), cmocka_unit_test(timers_fire_when_instructions_have_passed),
-		cmocka_unit_test(a_vcpu_adopts_the_time_of_one_that_is_ahead), cmocka_unit_test(dr7_gd_traps_and_dr4_is_an_alias),
+		cmocka_unit_test(time_does_not_run_ahead_of_the_host), cmocka_unit_test(a_vcpu_adopts_the_time_of_one_that_is_ahead), cmocka_unit_test(dr7_gd_traps_and_dr4_is_an_alias),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
