@@ -92,7 +92,7 @@ struct tlb_fast {
 	u64 pad_;
 };
 struct tlb_jump { u64 rip; void *code; };
-#define TLB_JUMP_BITS 13
+#define TLB_JUMP_BITS 12
 #define TLB_JUMPS (1u << TLB_JUMP_BITS)
 #define TLB_JUMP_PAGES 4096
 static inline unsigned mmu_jump_slot(u64 rip) { return (u32)(rip ^ rip >> TLB_JUMP_BITS) >> 1 & (TLB_JUMPS - 1); }

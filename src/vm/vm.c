@@ -351,7 +351,7 @@ static int create_cpus(struct vm *vm)
 const struct engine_ops *vm_engine(const char *name)
 {
 	static const struct { const char *name; const struct engine_ops *ops; } engines[] = {
-		{ "auto", &interp_engine }, { "interp", &interp_engine }, { "jit", &jit_engine }, { "lockstep", &lockstep_engine },
+		{ "auto", &jit_engine }, { "interp", &interp_engine }, { "jit", &jit_engine }, { "lockstep", &lockstep_engine },
 	};
 	for (unsigned i = 0; i < array_len(engines); i++)
 		if (!strcmp(name, engines[i].name))
@@ -362,7 +362,7 @@ const struct engine_ops *vm_engine(const char *name)
 const char *vm_engine_reason(const char *name)
 {
 	if (!name || !strcmp(name, "auto"))
-		return "engine=auto: the software engine that this version prefers; it has none for the host's /dev/kvm";
+		return "engine=auto: the translator, the faster of this version's software engines; it has none for the host's /dev/kvm";
 	return "asked for by name";
 }
 
