@@ -46,10 +46,6 @@ static void prepare(struct cpu *c)
 	j->hot->vec_ok = vec_ok(c);
 	j->base = c->budget_end;
 	j->hot->left = j->base - c->icount;
-	if (bank == j->hot->bank && j->jump_gen == c->tlb->jump_gen)
-		return;
-	j->jump_gen = c->tlb->jump_gen;
-	j->hot->rsp = j->hot->rsp_base; /* return addresses are not what they were */
 	if (bank != j->hot->bank) {
 		j->hot->bank = bank;
 		set_gs(j);
@@ -68,6 +64,7 @@ void jit_run_code(struct cpu *c, struct block *b, u64 rip)
 	struct code *k = b->code;
 	c->icount -= b->n; /* host code counts for itself */
 	prepare(c);
+	jit_returns_begin(c);
 	set_gs(j); /* another vCPU may have run on this thread */
 	if (c->acc_class != 3)
 		mmu_bank_runs(c, rip);
@@ -183,6 +180,7 @@ static u8 *go_on(struct cpu *c)
 		j->stats.jump_fills++;
 	}
 	prepare(c);
+	jit_returns_switch(c);
 	j->hot->s0 = rip;
 	j->stats.stays++;
 	return code;
@@ -364,6 +362,7 @@ static u8 *on_helper(struct cpu *c, struct site *s)
 		return NULL;
 	}
 	prepare(c);
+	jit_returns_switch(c);
 	return jit_host(j, s->retry);
 }
 

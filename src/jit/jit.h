@@ -92,6 +92,8 @@ struct hot {
 	u64 lazy_a, lazy_b;
 	u64 s0, s1, host;       /* S0, S1, HOST as a site left them */
 	u64 rsp, rsp_base, rsp_limit; /* of the host: as a site left it; no return addresses; and when there are too many */
+	u64 rsp_top;            /* below all stretches, see returns.c */
+	u8 *ret_empty;          /* what lies at rsp_base */
 	const struct site *ret; /* of the last RET */
 	u64 tmp, tmp2;
 	const struct site *site;
@@ -100,6 +102,7 @@ struct hot {
 	u8 vec[16 * 32] __attribute__((aligned(32)));
 };
 
+#define RETURNS_DEPTH 6
 struct jit_stats { u64 blocks, insns, helpers_built, bytes, flushes, entries, stays, misses, slow, splits, faults, jumps, jump_fills, helper_calls, links, killed, ns; };
 
 struct jit {
@@ -111,6 +114,8 @@ struct jit {
 	u8 *enter, *out, *out_vec, *gone; /* thunks: into host code; from a site to C */
 	u8 *ret_miss;           /* a return to another place than the host's stack says; S0: rip, S1: the RET's site */
 	u32 jump_gen;           /* c->tlb->jump_gen when the host's stack was empty */
+	struct { u64 space, rsp, base; } stretch[RETURNS_DEPTH]; /* returns.c */
+	unsigned stretches;
 	struct code *all;
 	u64 base;               /* icount = base - left */
 	/* What a site decided when it left host code: */
@@ -148,6 +153,12 @@ void jit_make_thunks(struct cpu *c);
 /* ---- lockstep.c ---- */
 insn_fn lockstep_enter;
 void lockstep_log(struct cpu *c, const struct site *s);
+
+/* ---- returns.c ---- */
+/* Host code is entered anew, with an empty stack. */
+void jit_returns_begin(struct cpu *c);
+/* Before host code goes on: other return addresses if the address space or the privilege changed, none if a translation went. */
+void jit_returns_switch(struct cpu *c);
 
 /* ---- stats.c: engine_ops.print_stats ---- */
 void jit_print_stats(const struct cpu *c, void *file);

@@ -37,6 +37,7 @@ static void make_enter(struct as *a, struct cpu *c, struct hot *h, const u8 *ret
 	as_mov(a, 8, S0, RSI);
 	as_lea(a, 8, RAX, rm_abs(ret_empty));
 	as_push(a, RAX);
+	as_store(a, 8, rm_abs(&h->rsp_top), RSP);
 	as_store(a, 8, rm_abs(&h->rsp_base), RSP);
 	as_lea(a, 8, RAX, rm_mem(RSP, -DEEP));
 	as_store(a, 8, rm_abs(&h->rsp_limit), RAX);
@@ -75,6 +76,7 @@ static void make_out(struct as *a, struct cpu *c, struct hot *h, bool vec)
 	as_store(a, 8, rm_abs(&h->host), HOST);
 	as_pop(a, S0);
 	as_store(a, 8, rm_abs(&h->rsp), RSP);
+	as_ins(a, 0, 4, 0xff, DIGIT | 6, rm_abs(&h->ret_empty), 0); /* push: a new stretch may begin here, see returns.c */
 	as_alu_imm(a, 0, OP_AND, 8, rm_reg(RSP), (u64)-16);
 	as_ins(a, 0, 8, 0x63, S1, rm_mem(S0, 0), 0); /* movsxd */
 	move_guest(a, c, false);
@@ -92,7 +94,7 @@ static void make_out(struct as *a, struct cpu *c, struct hot *h, bool vec)
 	load_guest(a, c, h);
 	as_ins(a, 0, 4, 0xff, DIGIT | 4, rm_reg(S1), 0);
 	as_aim(leave, a->p);
-	as_load(a, 8, RSP, rm_abs(&h->rsp_base));
+	as_load(a, 8, RSP, rm_abs(&h->rsp_top));
 	as_alu_imm(a, 0, OP_ADD, 8, rm_reg(RSP), 16);
 	for (unsigned n = sizeof callee_saved; n-- > 0;)
 		as_pop(a, callee_saved[n]);
@@ -137,7 +139,7 @@ void jit_make_thunks(struct cpu *c)
 	j->gone = a.p = (u8 *)align_up((uintptr_t)a.p, 64);
 	leave_as(&a, j, SITE_GONE); /* where far entries of dead blocks lead */
 	a.p = (u8 *)align_up((uintptr_t)a.p, 64);
-	u8 *ret_empty = make_ret_miss(&a, j);
+	u8 *ret_empty = j->hot->ret_empty = make_ret_miss(&a, j);
 	j->enter = a.p = (u8 *)align_up((uintptr_t)a.p, 64);
 	make_enter(&a, c, j->hot, ret_empty);
 	j->first = (u8 *)align_up((uintptr_t)a.p, 64);

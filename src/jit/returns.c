@@ -1,0 +1,59 @@
+/* Whose return addresses are on the host's stack (flow.c pushes them): a stretch for each address space and privilege, so that a system call, a VM exit or a
+ * process switch comes back to those that it left.
+ *
+ *   top | user | kernel | kernel of another process, or the guest's | ... C's frames while it runs
+ *
+ * The stretch at the end is the one in use. Going to a space that has one ends all behind it; going to another begins one behind. C may not write below
+ * h->rsp, for its own frames are there: the thunk that called it has put `ret_empty` there, which is what a new stretch's bottom must hold.
+ *
+ * Surprise: user code must never find a kernel's addresses here, nor the other way round. That they are compared with the guest's own is not enough: a jump
+ * to a kernel's address must fault. */
+#include "jit/jit.h"
+
+#define SLACK 16384 /* for C's frames and what host code pushes before it looks at rsp_limit */
+
+static u64 space_of(const struct cpu *c) { return (u64)(uintptr_t)c->tlb->cur | (c->arch.cpl == 3); }
+
+void jit_returns_begin(struct cpu *c)
+{
+	struct jit *j = jit_of(c);
+	j->jump_gen = c->tlb->jump_gen;
+	j->stretches = 1;
+	j->stretch[0].space = space_of(c);
+}
+
+static void empty(struct cpu *c)
+{
+	struct hot *h = jit_of(c)->hot;
+	jit_returns_begin(c);
+	h->rsp = h->rsp_base = h->rsp_top;
+}
+
+void jit_returns_switch(struct cpu *c)
+{
+	struct jit *j = jit_of(c);
+	struct hot *h = j->hot;
+	u64 space = space_of(c);
+	unsigned last = j->stretches - 1;
+	if (j->jump_gen != c->tlb->jump_gen) {
+		empty(c);
+		return;
+	}
+	if (likely(j->stretch[last].space == space))
+		return;
+	for (unsigned n = last; n-- > 0;)
+		if (j->stretch[n].space == space) {
+			h->rsp = j->stretch[n].rsp;
+			h->rsp_base = j->stretch[n].base;
+			j->stretches = n + 1;
+			return;
+		}
+	if (j->stretches == RETURNS_DEPTH || h->rsp < h->rsp_limit + SLACK) {
+		empty(c);
+		return;
+	}
+	j->stretch[last].rsp = h->rsp;
+	j->stretch[last].base = h->rsp_base;
+	h->rsp_base = h->rsp -= 8;
+	j->stretch[j->stretches++].space = space;
+}
