@@ -67,6 +67,8 @@ extern const char cli_run_status_text[];
  * (may be NULL) is called once the vCPUs run, inside the sandbox. */
 struct rundir;
 int cli_run_claimed(const struct vm_config *cfg, struct rundir *r, void (*started)(void *opaque), void *opaque);
+/* The same for a machine of the moment, whose run folder, if it has a name, is claimed here. */
+int cli_run(const struct vm_config *cfg, const char *state_dir);
 
 /* Handlers of the rows. */
 #define C(id, name, args, fn, help) int fn(struct cli_call *call);

@@ -4,6 +4,7 @@
 #include "cli/cli.h"
 #include "cli/options.h"
 #include "cpu/core.h"
+#include "vm/shares.h"
 #include "net/spec.h"
 #include "proto/rundir.h"
 
@@ -129,6 +130,18 @@ static int add_net(struct vm_config *cfg, const char *arg)
 	return -1;
 }
 
+static int add_share(struct vm_config *cfg, const char *arg)
+{
+	static struct share_spec spec;
+	char err[256];
+	if (cfg->nshares == VM_MAX_SHARES)
+		return usage("--share \"%s\": at most 4 shared folders%s", arg, "");
+	if (share_spec_parse(&spec, arg, cfg->nshares, err, sizeof err))
+		return usage("--share \"%s\": %s", arg, err);
+	cfg->shares[cfg->nshares++] = arg;
+	return -1;
+}
+
 static int set_trace(const char *arg)
 {
 	const char *bad;
@@ -189,6 +202,7 @@ static int set_option(struct vm_config *cfg, enum option_id id, const char *arg)
 		cfg->disks[cfg->ndisks++] = arg;
 		break;
 	case OPT_NET: return add_net(cfg, arg);
+	case OPT_FOLDER: return add_share(cfg, arg);
 	case OPT_TESTDEV: cfg->test_devices = true; break;
 	case OPT_RESTORE: cfg->restore = arg; break;
 	case OPT_SHARE: cfg->share = arg; break;

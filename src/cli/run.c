@@ -261,7 +261,7 @@ int cli_run_claimed(const struct vm_config *cfg, struct rundir *r, void (*starte
 }
 
 /* In the foreground. */
-static int run(const struct vm_config *cfg, const char *state_dir)
+int cli_run(const struct vm_config *cfg, const char *state_dir)
 {
 	struct rundir r = { -1, -1, -1 };
 	int status = claim(&r, state_dir, cfg->name);
@@ -292,5 +292,5 @@ int cli_run_command(struct cli_call *call)
 		log_error("--name \"%s\": there is a VM of this name that stays: nestbox start %s, or choose another name", cfg.name, cfg.name);
 		status = STATUS_USAGE;
 	}
-	return status >= 0 ? status : run(&cfg, call->state_dir);
+	return status >= 0 ? status : cli_run(&cfg, call->state_dir);
 }

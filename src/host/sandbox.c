@@ -45,6 +45,10 @@ static const int connects[] = {
 static const int disk_server[] = {
 	SCMP_SYS(sendto), SCMP_SYS(recvfrom), SCMP_SYS(shutdown), SCMP_SYS(pidfd_send_signal), SCMP_SYS(waitid),
 };
+static const int share[] = { /* a share's server: what FUSE operations become */
+	SCMP_SYS(mknodat), SCMP_SYS(symlinkat), SCMP_SYS(readlinkat), SCMP_SYS(fchmodat), SCMP_SYS(fchownat), SCMP_SYS(utimensat), SCMP_SYS(fstatfs),
+	SCMP_SYS(setfsuid), SCMP_SYS(setfsgid),
+};
 static const int files[] = {
 	SCMP_SYS(openat), SCMP_SYS(access), SCMP_SYS(unlinkat), SCMP_SYS(unlink), SCMP_SYS(rmdir), SCMP_SYS(renameat), SCMP_SYS(renameat2), SCMP_SYS(rename), SCMP_SYS(mkdirat),
 	SCMP_SYS(mkdir), SCMP_SYS(linkat), SCMP_SYS(getdents64), SCMP_SYS(faccessat), SCMP_SYS(faccessat2), SCMP_SYS(copy_file_range), SCMP_SYS(fchmod),
@@ -73,6 +77,8 @@ int host_sandbox_enter(unsigned promises)
 		err = allow(ctx, connects, array_len(connects));
 	if (!err && (promises & SANDBOX_DISK_SERVER))
 		err = allow(ctx, disk_server, array_len(disk_server));
+	if (!err && (promises & SANDBOX_SHARE))
+		err = allow(ctx, share, array_len(share));
 	if (!err && (promises & SANDBOX_FILES))
 		err = allow(ctx, files, array_len(files));
 	if (!err)

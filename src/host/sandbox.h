@@ -6,6 +6,7 @@
 #define SANDBOX_SERVE 1u   /* accept on sockets that listen already; messages, also with descriptors, on connected ones */
 #define SANDBOX_CONNECT 2u /* make, bind and connect sockets: user-mode networking */
 #define SANDBOX_FILES 4u   /* open, make, rename and remove files */
+#define SANDBOX_SHARE 16u  /* change names and attributes of files: a share's server, which is a process of its own */
 #define SANDBOX_DISK_SERVER 8u /* talk with a program that serves disk images, and end it */
 
 /* Confines this process (all threads, also later ones): only the system calls in sandbox.c's table whose promise is in `promises`. A forbidden

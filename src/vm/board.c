@@ -26,6 +26,7 @@
 #include "virtio/virtio_rng.h"
 #include "vm/console.h"
 #include "vm/guest_ports.h"
+#include "vm/shares.h"
 #include "vm/vm.h"
 #include "cpu/core.h"
 
@@ -34,7 +35,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { SLOT_FIRST_VIRTIO = 1, SLOT_FIRST_NET = 16, SLOT_BALLOON = 24, SLOT_GUEST_PORTS = 25, SLOT_VGA = 28, SLOT_TESTDEV = 30, PORT_DEBUG_EXIT = 0xf4 };
+enum { SLOT_FIRST_VIRTIO = 1, SLOT_FIRST_SHARE = 12, SLOT_FIRST_NET = 16, SLOT_BALLOON = 24, SLOT_GUEST_PORTS = 25, SLOT_VGA = 28, SLOT_TESTDEV = 30, PORT_DEBUG_EXIT = 0xf4 };
 
 struct board {
 	struct vm *vm;
@@ -320,7 +321,11 @@ static int create_virtio(struct board *b)
 		b->ahci = ahci_create(b->pci, 31, 2);
 	b->balloon = virtio_balloon_create(b->pci, SLOT_BALLOON, &(struct virtio_balloon_config){ 0 });
 	b->ports = guest_ports_create(b->vm, b->pci, SLOT_GUEST_PORTS);
-	return nets_create(b->vm, b->pci, SLOT_FIRST_NET);
+	if (b->vm->cfg.exec_socket)
+		err = guest_ports_attach(b->ports, GUEST_PORT_EXEC, b->vm->cfg.exec_socket);
+	if (!err)
+		err = shares_create(b->vm, b->pci, SLOT_FIRST_SHARE);
+	return err ? err : nets_create(b->vm, b->pci, SLOT_FIRST_NET);
 }
 
 static void create_test_devices(struct board *b)

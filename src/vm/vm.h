@@ -16,6 +16,7 @@
 
 #define VM_MAX_CPUS 64
 #define VM_MAX_DISKS 8
+#define VM_MAX_SHARES 4
 #define VM_MAX_NETS 8
 #define VM_TSC_KHZ 2000000ull
 
@@ -39,6 +40,9 @@ struct vm_config {
 	unsigned ndisks;
 	const char *nets[VM_MAX_NETS];        /* as net/spec.h reads them */
 	unsigned nnets;
+	const char *shares[VM_MAX_SHARES];    /* as vm/shares.h reads them */
+	unsigned nshares;
+	int exec_socket;                      /* joined to the first port for commands at power-on; 0: none */
 	bool test_devices, no_reboot, stats;
 	unsigned timeout_s;                   /* 0: none */
 	const char *restore;                  /* snapshot to start from, or NULL */

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Two more initramfs archives, made after image.sh's:
-#   agent.cpio   small.cpio + Debian's qemu-guest-agent with its libraries: a guest for `nestbox exec`
+#   agent.cpio   small.cpio + Debian's qemu-guest-agent with its libraries, virtiofs, vsock: a guest for `nestbox exec` and shares
 #   kvm.cpio     the kernel modules of `nestbox kvm`'s guest in /modules, and their order; the command adds /init itself
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -9,6 +9,7 @@ STAGE=$NESTBOX_CACHE/stage-extra
 BUSYBOX=$UNPACKED/busybox-static/bin/busybox
 # A word after a colon is the module's option.
 KVM_MODULES="virtio_pci virtio_console virtiofs overlay kvm:halt_poll_ns=0 kvm_intel virtio_rng tun vhost_net virtio_net vmw_vsock_virtio_transport vhost_vsock"
+AGENT_MODULES="virtiofs vmw_vsock_virtio_transport"
 APT=(-q)
 
 fetch_agent()
@@ -68,6 +69,15 @@ stage_agent()
 		cp -L "$path" "$root/usr/lib/x86_64-linux-gnu/$so"
 	done
 	cp -L "$UNPACKED/libc6/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2" "$root/lib64/"
+	mkdir -p "$root/lib/modules"
+	for so in $AGENT_MODULES; do
+		done_modules=
+		module_order "$so"
+		for path in $done_modules; do
+			cp "$(module_file "$path")" "$root/lib/modules/$path.ko"
+			printf '%s\n' "$path" >>"$root/lib/modules/$so.order"
+		done
+	done
 }
 
 pack() # DIRECTORY ARCHIVE, as in image.sh

@@ -161,7 +161,7 @@ static void child_main(const struct request *r, int report)
 	signal(SIGPIPE, SIG_DFL);
 	become(r);
 	if (r->cwd && chdir(r->cwd))
-		err = errno;
+		err = -errno;
 	if (!err && r->op && strcmp(r->op, "exec")) {
 		close(report);
 		unsigned mode = r->mode ? (unsigned)strtoul(r->mode, NULL, 8) : 0644;
@@ -176,7 +176,7 @@ static void child_main(const struct request *r, int report)
 		err = errno;
 	}
 	write(report, &err, sizeof err);
-	_exit(err == ENOENT ? 127 : 126);
+	_exit(126);
 }
 
 /* ---- in the parent ---- */
@@ -251,7 +251,9 @@ int child_start(const struct request *r, struct child *c, char *why, size_t size
 	close(report[0]);
 	if (n != sizeof err)
 		return 0;
-	const char *what = r->nargv ? r->argv[0] : "";
-	snprintf(why, size, "\"%s\" cannot run in the guest: %s%s%s", what, strerror(err), r->cwd ? "; folder " : "", r->cwd ? r->cwd : "");
+	if (err < 0)
+		snprintf(why, size, "folder \"%s\" in the guest: %s", r->cwd, strerror(-err));
+	else
+		snprintf(why, size, "\"%s\" cannot run in the guest: %s", r->nargv ? r->argv[0] : "", strerror(err));
 	return err == ENOENT ? 127 : 126;
 }
