@@ -3,7 +3,7 @@
 #include "boot/boot.h"
 
 #include "dsdt.hex" /* dsdt_aml_code[] */
-#include "ssdt_ps2.hex" /* ssdt_ps2_aml_code[] */
+#include "dsdt_ps2.hex" /* dsdt_ps2_aml_code[]: with keyboard and mouse */
 
 struct acpi_blob {
 	u8 *out;
@@ -228,27 +228,16 @@ static u32 add_facs(struct acpi_blob *a)
 	return at;
 }
 
-static u32 add_dsdt(struct acpi_blob *a)
+static u32 add_dsdt(struct acpi_blob *a, const struct board_info *b)
 {
+	const void *from = b->ps2 ? (const void *)dsdt_ps2_aml_code : dsdt_aml_code;
+	size_t n = b->ps2 ? sizeof(dsdt_ps2_aml_code) : sizeof(dsdt_aml_code);
 	u32 at = 0;
-	void *to = blob_add(a, sizeof(dsdt_aml_code), 16, &at);
+	void *to = blob_add(a, n, 16, &at);
 
 	if (to)
-		memcpy(to, dsdt_aml_code, sizeof(dsdt_aml_code)); /* iasl has summed it */
+		memcpy(to, from, n); /* iasl has summed it */
 	return at;
-}
-
-/* Keyboard and mouse. iasl has summed it; listed like the other tables. */
-static void add_ssdt(struct acpi_blob *a)
-{
-	u32 at;
-	void *to = blob_add(a, sizeof(ssdt_ps2_aml_code), 16, &at);
-
-	if (!to)
-		return;
-	memcpy(to, ssdt_ps2_aml_code, sizeof(ssdt_ps2_aml_code));
-	bug_if(a->ntables == array_len(a->tables));
-	a->tables[a->ntables++] = at;
 }
 
 size_t acpi_build(const struct board_info *b, u32 base, u8 *out, size_t cap)
@@ -261,10 +250,8 @@ size_t acpi_build(const struct board_info *b, u32 base, u8 *out, size_t cap)
 	if (!to)
 		return 0;
 	facs = add_facs(&a);
-	dsdt = add_dsdt(&a);
+	dsdt = add_dsdt(&a, b);
 	add_fadt(&a, b, facs, dsdt);
-	if (b->ps2)
-		add_ssdt(&a);
 	add_madt(&a, b);
 	add_small_tables(&a);
 	add_roots(&a, &rsdt, &xsdt);

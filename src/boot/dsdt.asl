@@ -1,4 +1,4 @@
-/* The board as ACPI tells it; the numbers are board_map.h's. No keyboard controller: firmware says 8042 absent. */
+/* The board as ACPI tells it; the numbers are board_map.h's. Without BOARD_PS2 no keyboard controller: the FADT says 8042 absent. */
 #include "board_map.h"
 
 DefinitionBlock ("dsdt.aml", "DSDT", 2, "NESTBX", "NESTBOX ", 0x00000001)
@@ -78,6 +78,28 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "NESTBX", "NESTBOX ", 0x00000001)
 						IRQNoFlags () { BOARD_IRQ_COM1 }
 					})
 				}
+
+#ifdef BOARD_PS2
+				Device (KBD)
+				{
+					Name (_HID, EisaId ("PNP0303"))
+					Name (_CRS, ResourceTemplate ()
+					{
+						IO (Decode16, 0x60, 0x60, 1, 1)
+						IO (Decode16, 0x64, 0x64, 1, 1)
+						IRQNoFlags () { 1 }
+					})
+				}
+
+				Device (MOU)
+				{
+					Name (_HID, EisaId ("PNP0F13"))
+					Name (_CRS, ResourceTemplate ()
+					{
+						IRQNoFlags () { 12 }
+					})
+				}
+#endif
 
 				Device (RTC)
 				{

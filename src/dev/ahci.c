@@ -222,7 +222,7 @@ static void ahci_reset(void *dev)
 	ahci_update(dev);
 }
 
-/* Commands that the guest has issued and not got back are done again: their data has not arrived, or can arrive twice. */
+/* Commands that were being carried out are done again: their data has not arrived, or can arrive twice. */
 static void ahci_loaded(void *dev)
 {
 	struct ahci *a = dev;
@@ -231,9 +231,10 @@ static void ahci_loaded(void *dev)
 	for (unsigned i = 0; i < AHCI_PORTS; i++) {
 		struct ahci_port_regs *r = &a->regs.port[i];
 
+		u32 slots = r->active;
+
 		ahci_abort(&a->port[i]);
-		r->ci |= r->sact;
-		ahci_issue(&a->port[i]);
+		ahci_resume(&a->port[i], slots);
 	}
 	ahci_update(a);
 }

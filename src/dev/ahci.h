@@ -14,7 +14,8 @@ enum { AHCI_PORTS = 6, AHCI_SLOTS = 32, AHCI_CHUNK = 128 * 1024 };
 	F(u32, is) F(u32, ie) F(u32, cmd) F(u32, tfd) F(u32, sig) F(u32, ssts) F(u32, sctl) F(u32, serr) F(u32, sact) F(u32, ci) \
 	F(u32, sense)            /* of a CD-ROM: key << 16 | code << 8 | qualifier */ \
 	F(u32, ncq_error)        /* BIT(31) | tag of the queued command that failed, for READ LOG EXT */ \
-	F(u8, in_reset)          /* software reset: SRST was 1 */ F(u8, lba_saved) A(u8, pad_, 6)
+	F(u32, active)           /* slots being carried out */ \
+	F(u8, in_reset)          /* software reset: SRST was 1 */ A(u8, pad_, 3)
 STATE_STRUCT(ahci_port_regs, AHCI_PORT_STATE);
 
 #define AHCI_STATE(F, A) A(struct ahci_port_regs, port, AHCI_PORTS) F(u32, ghc) F(u32, is) F(u32, index) F(u32, pad_)
@@ -72,6 +73,8 @@ int ahci_attach(struct ahci *a, struct disk *d, bool cdrom, const char *serial);
 /* ---- ahci_cmd.c ---- */
 /* Starts what the guest has issued and the port can take. */
 void ahci_issue(struct ahci_port *p);
+/* Starts the commands of these slots, which were being carried out when the state was saved. */
+void ahci_resume(struct ahci_port *p, u32 slots);
 /* The port drops all commands. */
 void ahci_abort(struct ahci_port *p);
 /* As after COMRESET: signature, status. */

@@ -128,6 +128,7 @@ static void unlink_cmd(struct ahci_cmd *c)
 		at = &(*at)->next;
 	*at = c->next;
 	p->running &= ~(1u << c->slot);
+	regs(p)->active = p->running;
 	if (!p->running)
 		p->ncq_running = false;
 }
@@ -155,7 +156,7 @@ void ahci_abort(struct ahci_port *p)
 		c->next = NULL;
 	}
 	p->active = NULL;
-	p->running = 0;
+	regs(p)->active = p->running = 0;
 	p->ncq_running = false;
 	if (!p->disk)
 		return;
@@ -369,6 +370,7 @@ static void start(struct ahci_port *p, struct ahci_cmd *c)
 	c->next = p->active;
 	p->active = c;
 	p->running |= 1u << c->slot;
+	regs(p)->active = p->running;
 	p->ncq_running = c->ncq;
 	if (c->ncq) {
 		regs(p)->ci &= ~(1u << c->slot);
@@ -389,6 +391,16 @@ static void fetch_failed(struct ahci_port *p)
 	regs(p)->cmd &= ~(u32)PORT_CMD_CR;
 	regs(p)->ci = 0;
 	log_once(LOG_WARN, "ahci: a command list or table is outside of the guest's memory");
+}
+
+void ahci_resume(struct ahci_port *p, u32 slots)
+{
+	for (unsigned slot = 0; p->disk && slot < AHCI_SLOTS; slot++) {
+		struct ahci_cmd *c = slots & (1u << slot) & ~p->running ? fetch(p, slot) : NULL;
+
+		if (c)
+			start(p, c);
+	}
 }
 
 void ahci_issue(struct ahci_port *p)

@@ -403,6 +403,7 @@ static void bar_moved(void *dev, unsigned n, u64 base, bool on)
 
 	if (n != 0)
 		return;
+	on = on && base % PAGE_SIZE == 0; /* a loaded register may hold anything */
 	mem_remap(v->bus->mem, "vga", on ? base : 0, on ? v->mem_size : 0, v->frame, MEM_RAM);
 	mem_remap_done(v->bus->mem);
 }

@@ -2,13 +2,16 @@
  * and reset is power-on. */
 #include "rig_disk.h"
 #include "virtio_driver.h"
+#include "dev/ahci.h"
 #include "dev/fw_cfg.h"
 #include "dev/i8042.h"
 #include "dev/nvme.h"
 #include "dev/pc_ports.h"
 #include "dev/pc_testdev.h"
 #include "dev/pci_testdev.h"
+#include "dev/pflash.h"
 #include "dev/uart16550.h"
+#include "dev/vga.h"
 #include "virtio/virtio_balloon.h"
 #include "virtio/virtio_blk.h"
 #include "virtio/virtio_console.h"
@@ -57,6 +60,11 @@ static int setup(void **state)
 	pc_testdev_create(&r->bus, &r->devs, line);
 	pci_testdev_create(r->pci, 1);
 	add_virtio();
+	assert_int_equal(mem_add_view(&r->mem, gpa(0), 0, 0x200, MEM_RAM, "vga"), 0);
+	assert_int_equal(mem_add_view(&r->mem, gpa(0x80000000), 0x10000, 0x300, MEM_ROM, "flash"), 0);
+	vga_create(r->pci, 28, 0x200, 0x40000);
+	pflash_create(&r->bus, &r->devs, &(struct pflash_config){ "flash", 0x80000000, 0x10000, 0x300, NULL, NULL });
+	assert_int_equal(ahci_attach(ahci_create(r->pci, 31, 2), disk, false, "x"), 0);
 	return 0;
 }
 
