@@ -44,7 +44,7 @@ bool net_segment(const struct net_hdr *h, const u8 *frame, u32 len, net_emit emi
 	u8 seg[NET_FRAME_MAX];
 	struct net_layers l;
 
-	if (!net_hdr_valid(h, frame, len) || !net_parse(frame, len, &l))
+	if (h->gso_type == NET_GSO_NONE || !net_hdr_valid(h, frame, len) || !net_parse(frame, len, &l))
 		return false;
 	u32 data = l.end - l.payload;
 	u16 id = net_get16(frame + l.l3 + 4);

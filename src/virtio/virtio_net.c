@@ -112,16 +112,32 @@ static void net_loaded(void *opaque)
 	virtio_net_update(n);
 }
 
-static void port_link(void *opaque, bool up) { virtio_net_set_link(opaque, up); }
+static void update_link(struct virtio_net *n)
+{
+	bool up = n->cable && n->peer;
 
-void virtio_net_set_link(struct virtio_net *n, bool up)
+	if (n->link_up == up)
+		return;
+	n->link_up = up;
+	virtio_net_update(n);
+	virtio_config_changed(&n->v);
+}
+
+static void port_link(void *opaque, bool up)
+{
+	struct virtio_net *n = opaque;
+
+	bus_lock(n->v.bus);
+	n->peer = up;
+	update_link(n);
+	bus_unlock(n->v.bus);
+}
+
+void virtio_net_set_cable(struct virtio_net *n, bool in)
 {
 	bus_lock(n->v.bus);
-	if (n->link_up != up) {
-		n->link_up = up;
-		virtio_net_update(n);
-		virtio_config_changed(&n->v);
-	}
+	n->cable = in;
+	update_link(n);
 	bus_unlock(n->v.bus);
 }
 
@@ -165,6 +181,7 @@ struct virtio_net *virtio_net_create(struct pci_host *h, unsigned slot, const st
 
 	bug_if(cfg->pairs < 1 || cfg->pairs > VIRTIO_NET_MAX_PAIRS);
 	n->port = cfg->port;
+	n->cable = true;
 	memcpy(n->own, cfg->mac, NET_MAC_BYTES);
 	n->mac_spoofing = cfg->mac_spoofing;
 	snprintf(n->allow, sizeof(n->allow), "%s", cfg->allow);

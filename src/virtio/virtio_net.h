@@ -41,7 +41,8 @@ struct virtio_net {
 	bool mac_spoofing;                /* fixed */
 	char allow[600];                  /* the option that would allow spoofing, for the log; fixed */
 	unsigned max_pairs;               /* fixed */
-	bool held, announce_due, said_spoofed, link_up;
+	bool held, announce_due, said_spoofed;
+	bool cable, peer, link_up;        /* the cable is in; somebody is at its other end; both */
 	struct clock_timer go_on;         /* fires when the machine runs again */
 	u16 touched;                      /* receive queues that want a signal */
 	u8 flow_pair[VIRTIO_NET_FLOWS];   /* where the driver last sent a flow's frames */
@@ -66,6 +67,6 @@ struct virtio_net *virtio_net_create(struct pci_host *h, unsigned slot, const st
 /* Counters. Takes bus->lock. */
 void virtio_net_get_counts(struct virtio_net *n, struct virtio_net_counts *to);
 /* The cable: out and in again. Takes bus->lock. */
-void virtio_net_set_link(struct virtio_net *n, bool up);
+void virtio_net_set_cable(struct virtio_net *n, bool in);
 
 #endif
