@@ -54,6 +54,13 @@ waits_for()
 	n=0
 	until busybox ping -c 1 -W 1 $1 >/dev/null 2>&1 || [ $n -ge 60 ]; do n=$((n + 1)); done
 }
+queues() { mark queues "tx=$(ls -d /sys/class/net/eth0/queues/tx-* | wc -l)"; }
+six()
+{
+	n=0
+	until busybox ping -6 -c 1 -W 2 fec0::2 >/dev/null 2>&1 || [ $n -ge 10 ]; do sleep 0.5; n=$((n + 1)); done
+	[ $n -lt 10 ] && mark six answered=yes || mark six answered=no
+}
 card() { load virtio_pci; load virtio_net; busybox ip link set eth0 up; }
 extra() { for m in $1; do [ -d /sys/module/$m ] || insmod /extra/$m.ko; done; }
 """
@@ -116,8 +123,8 @@ class Lab:
             f.write(newc({"bin/blast": read(self.blast), "extra/script": (PRELUDE + script).encode(), **(more or {})}))
         return path
 
-    def start(self, script, *args, image="small.cpio", memory="256M", more=None, timeout=240, prefix=()):
-        m = Machine(self, [*prefix, self.nestbox, "run", "--kernel", f"{IMAGES}/vmlinuz", "--initrd", self.initrd(image, script, more), "--memory", memory,
+    def start(self, script, *args, image="small.cpio", memory="256M", more=None, timeout=240, prefix=(), state=None):
+        m = Machine(self, [*prefix, self.nestbox, *(["--state", state] if state else []), "run", "--kernel", f"{IMAGES}/vmlinuz", "--initrd", self.initrd(image, script, more), "--memory", memory,
                            "--serial", "stdio", "--stats", "--timeout", str(timeout), "--engine", os.environ.get("NESTBOX_TEST_ENGINE", "auto"),
                            "--append", "console=ttyS0 quiet panic=-1 random.trust_cpu=on cryptomgr.notests nb.mode=poweroff nb.cmd64=" + RUN_SCRIPT,
                            *args])
@@ -252,7 +259,7 @@ def free_port():
 def user(lab):
     """user mode: a lease by DHCP, the gateway answers, TCP both ways and through a host forward, every byte right"""
     sink, source, port = Sink(), Source(24 * MEGA + 5), free_port()
-    vm = lab.start(f"card; lease eth0; pings 10.0.2.2; blasts send 10.0.2.2 {sink.port} 20000003 9; blasts recv 10.0.2.2 {source.port}; blasts serve 7\n",
+    vm = lab.start(f"card; lease eth0; pings 10.0.2.2; queues; six; blasts send 10.0.2.2 {sink.port} 20000003 9; blasts recv 10.0.2.2 {source.port}; blasts serve 7\n",
                    "--net", f"user,hostfwd=tcp::{port}-:7", "--cpus", "2")
     lab.check(vm.wait_event("ping") is not None, "the guest came as far as ping")
     while len([e for e in vm.events if e[1] == "blast"]) < 2 and vm.p.poll() is None:
@@ -272,10 +279,39 @@ def user(lab):
     vm.end()
     lab.check(vm.said("dhcp", "ip=10.0.2.15 router=10.0.2.2 dns=10.0.2.3"), "DHCP gave address, router and name server")
     lab.check(vm.said("ping", "to=10.0.2.2 answered=yes"), "the gateway answers pings")
+    lab.check(vm.said("queues", "tx=2"), "the driver uses a pair of queues per CPU")
+    lab.check(vm.said("six", "answered=yes"), "the gateway answers by IPv6, too")
     lab.check(vm.said("blast", "kind=sent " + sink.result()), "what the guest sent is what the host got")
     lab.check(vm.said("blast", "kind=received " + source.result()), "what the host sent is what the guest got")
     lab.check(vm.said("blast", f"kind=received bytes={len(forwarded)} sum={weighted_sum([forwarded])}"), "what went through the forward is what the guest got")
     lab.check(0 < vm.stat("out_frames") < 20000003 / 1448 and vm.stat("spoofed_dropped") == 0, "frames left larger than packets, none dropped")
+
+
+def cable(lab):
+    """user mode: a cable pulled out by nestbox net is seen by the guest and put back; a back-end that dies takes the link down and nothing else"""
+    state = os.path.join(lab.work, "state")
+    ask = lambda *a: subprocess.run([lab.nestbox, "--state", state, "net", "vm", *a], capture_output=True, text=True, timeout=30)
+    vm = lab.start("""card; lease eth0
+link() { n=0; until [ "$(cat /sys/class/net/eth0/carrier)" = $1 ] || [ $n -ge 300 ]; do sleep 0.1; n=$((n + 1)); done; mark "$2" "carrier=$(cat /sys/class/net/eth0/carrier)"; }
+link 0 out; link 1 in; pings 10.0.2.2; link 0 dead
+""", "--net", "user", "--name", "vm", state=state)
+    lab.check(vm.wait_event("dhcp") is not None, "the guest came as far as DHCP")
+    lab.check(ask("0", "out").returncode == 0 and "carrier=0" in (vm.wait_event("out") or ""), "the guest sees the cable pulled out")
+    lab.check("pulled out" in ask().stdout, "the list says so")
+    lab.check(ask("7", "out").returncode == 2, "a card that is not there is an error")
+    lab.check(ask("0", "in").returncode == 0 and "carrier=1" in (vm.wait_event("in") or ""), "and put back in")
+    lab.check("to=10.0.2.2 answered=yes" in (vm.wait_event("ping") or ""), "the network works again")
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            command = read(f"/proc/{pid}/cmdline").split(b"\0")
+            parent = re.search(rb"\nPPid:\t(\d+)", read(f"/proc/{pid}/status"))[1]
+        except (OSError, TypeError):
+            continue
+        if command[1:2] == [b"net-user"] and int(parent) == vm.p.pid:
+            os.kill(int(pid), 9)
+    lab.check("carrier=0" in (vm.wait_event("dead") or ""), "the guest sees that the back-end died")
+    vm.end()
+    lab.check("user-mode network has gone" in vm.stderr, "the log says it")
 
 
 def pair(lab, net_a, net_b, check=None, args_b=()):
@@ -427,7 +463,7 @@ def tap(lab):
     lab.check(vm.stat("out_frames") < 16000005 / 1448, "frames left larger than packets")
 
 
-CASES = {f.__name__.replace("_", "-"): f for f in (user, switch, wire, passt, same_mac, bridge_spoofing_on, bridge_spoofing_off, nat_spoofing_off, tap)}
+CASES = {f.__name__.replace("_", "-"): f for f in (user, cable, switch, wire, passt, same_mac, bridge_spoofing_on, bridge_spoofing_off, nat_spoofing_off, tap)}
 
 
 def main():
