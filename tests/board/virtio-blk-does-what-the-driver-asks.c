@@ -29,17 +29,19 @@ static void make_image(size_t bytes)
 	close(fd);
 }
 
-static void attach(bool read_only, unsigned queues)
+static void attach_words(const char *words, unsigned queues)
 {
 	struct virtio_blk_config cfg = { .queues = queues, .id = "serial-0123456789-abcdef" };
 
 	make_image(SECTORS * 512);
 	r = rig_create();
-	disk = cfg.disk = rig_disk(path, read_only ? "ro" : "format=raw");
+	disk = cfg.disk = rig_disk(path, words);
 	b = virtio_blk_create(r->pci, SLOT, &cfg);
 	assert_non_null(b);
 	vdrv_start(&d, r, SLOT, VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX, queues);
 }
+
+static void attach(bool read_only, unsigned queues) { attach_words(read_only ? "ro" : "format=raw", queues); }
 
 static int setup(void **state)
 {
@@ -279,6 +281,64 @@ static void a_file_that_shrank_gives_io_errors(void **state)
 	assert_int_equal(request(0, 0, 512, true, NULL), OK);
 }
 
+static int setup_pausing(void **state)
+{
+	attach_words("format=raw,on-error=pause", 1);
+	return 0;
+}
+
+static unsigned pauses;
+static void on_pause(void *opaque, struct disk *x, const char *text) { __atomic_fetch_add(&pauses, 1, __ATOMIC_SEQ_CST); }
+
+/* The image shrinks behind our back, so that reads are held; the state is saved meanwhile. */
+static void held_requests_are_part_of_the_state(void **state)
+{
+	struct state_buf a = { 0 };
+	size_t pos = 0;
+	u32 head, len;
+
+	pauses = 0;
+	disk_set_pause(disk, on_pause, NULL);
+	assert_int_equal(truncate(path, 4096), 0);
+	post(0, 0, 100, DATA, 512, true);
+	for (unsigned i = 0; i < 2000 && !__atomic_load_n(&pauses, __ATOMIC_SEQ_CST); i++)
+		usleep(1000);
+	dev_list_quiesce(&r->devs);
+	assert_int_equal(b->regs.held_count, 1);
+	dev_list_save(&r->devs, &a);
+	assert_false(vdrv_used(&d, 0, &head, &len));
+	int fd = open(path, O_RDWR);
+	u32 word = 100;
+
+	assert_int_equal(ftruncate(fd, SECTORS * 512), 0);
+	assert_int_equal(pwrite(fd, &word, sizeof(word), 100 * 512), sizeof(word));
+	close(fd);
+	bus_lock(&r->bus);
+	assert_int_equal(dev_list_load(&r->devs, &a, &pos), 0);
+	bus_unlock(&r->bus);
+	assert_true(vdrv_wait_used(&d, 0, &head, &len));
+	assert_int_equal(mem_read_le(&r->mem, gpa(DATA), 4), 100);
+	assert_int_equal(mem_read_le(&r->mem, gpa(STATUS), 1), OK);
+	assert_false(vdrv_used(&d, 0, &head, &len));
+	state_buf_free(&a);
+}
+
+/* A driver's reset takes held requests back, and the next driver starts afresh. */
+static void a_reset_forgets_held_requests(void **state)
+{
+	pauses = 0;
+	disk_set_pause(disk, on_pause, NULL);
+	assert_int_equal(truncate(path, 4096), 0);
+	for (unsigned i = 0; i < 4; i++)
+		post(0, 0, 100 + i, DATA, 512, true);
+	for (unsigned i = 0; i < 2000 && !__atomic_load_n(&pauses, __ATOMIC_SEQ_CST); i++)
+		usleep(1000);
+	vdrv_set_common(&d, 0x14, 0, 1);
+	assert_int_equal(disk_held(disk, b), 0);
+	vdrv_start(&d, r, SLOT, 0, 1);
+	assert_int_equal(request(0, 3, 512, true, NULL), OK);
+}
+
 static int try_open(const char *text)
 {
 	struct disk *x = NULL;
@@ -326,6 +386,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(more_requests_than_the_device_holds_are_all_served, setup_two_queues, teardown),
 		T(a_request_without_status_breaks_the_device),
 		T(a_short_header_breaks_the_device), T(a_reset_in_mid_flight_forgets_requests), T(quiesce_leaves_nothing_in_flight),
+		cmocka_unit_test_setup_teardown(held_requests_are_part_of_the_state, setup_pausing, teardown),
+		cmocka_unit_test_setup_teardown(a_reset_forgets_held_requests, setup_pausing, teardown),
 		T(a_file_that_shrank_gives_io_errors), cmocka_unit_test(bad_images_are_refused),
 	};
 
