@@ -105,7 +105,7 @@ static void net_loaded(void *opaque)
 	for (unsigned i = 0; i < 2; i++)
 		if (r->nmacs[i] > VIRTIO_NET_MACS)
 			r->nmacs[i] = 0;
-	r->offloads &= n->v.regs.driver_features & NET_GUEST_OFFLOADS;
+	r->offloads &= NET_GUEST_OFFLOADS;
 	n->touched = 0;
 	n->announce_due = true;
 	hold(n);

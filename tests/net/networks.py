@@ -7,6 +7,7 @@ TAP devices, and blast. A guest's script says what it saw in lines "NESTBOX: lev
 """
 import base64
 import glob
+import json
 import os
 import re
 import shutil
@@ -123,11 +124,15 @@ class Lab:
             f.write(newc({"bin/blast": read(self.blast), "extra/script": (PRELUDE + script).encode(), **(more or {})}))
         return path
 
+    def options(self, script, image, memory, more):
+        """What starts a guest with this script, by run or create."""
+        return ["--kernel", f"{IMAGES}/vmlinuz", "--initrd", self.initrd(image, script, more), "--memory", memory, "--engine",
+                os.environ.get("NESTBOX_TEST_ENGINE", "auto"), "--append", "console=ttyS0 quiet panic=-1 random.trust_cpu=on cryptomgr.notests nb.mode=poweroff "
+                "nb.cmd64=" + RUN_SCRIPT]
+
     def start(self, script, *args, image="small.cpio", memory="256M", more=None, timeout=240, prefix=(), state=None):
-        m = Machine(self, [*prefix, self.nestbox, *(["--state", state] if state else []), "run", "--kernel", f"{IMAGES}/vmlinuz", "--initrd", self.initrd(image, script, more), "--memory", memory,
-                           "--serial", "stdio", "--stats", "--timeout", str(timeout), "--engine", os.environ.get("NESTBOX_TEST_ENGINE", "auto"),
-                           "--append", "console=ttyS0 quiet panic=-1 random.trust_cpu=on cryptomgr.notests nb.mode=poweroff nb.cmd64=" + RUN_SCRIPT,
-                           *args])
+        m = Machine(self, [*prefix, self.nestbox, *(["--state", state] if state else []), "run", *self.options(script, image, memory, more),
+                           "--serial", "stdio", "--stats", "--timeout", str(timeout), *args])
         self.machines.append(m)
         return m
 
@@ -342,6 +347,37 @@ def switch(lab):
     lab.check(not os.path.exists(path), "the switch has ended and its socket is gone")
 
 
+def saved(lab):
+    """switch: a transfer goes on, every byte right, across a checkpoint, a save and a start of the machine that sends"""
+    path, state, size = os.path.join(lab.work, "switch"), os.path.join(lab.work, "state"), 500 * MEGA + 1
+    nestbox = lambda *a, **k: subprocess.run([lab.nestbox, "--state", state, *a], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120, **k)
+    done = lambda r: r.returncode == 0 or print(r.args, r.stdout, r.stderr)
+    b = lab.start("card; busybox ip addr add 10.9.0.2/24 dev eth0; blasts serve 7\n", "--net", f"switch,path={path}")
+    b.wait_event("kvm")
+    options = lab.options(f"card; busybox ip addr add 10.9.0.1/24 dev eth0; waits_for 10.9.0.2; blasts send 10.9.0.2 7 {size} 3; sleep 100\n", "small.cpio", "256M", None)
+    lab.check(done(nestbox("create", "a", *options, "--net", f"switch,path={path}")) and done(nestbox("start", "a")), "a machine that stays is created and started")
+    sent = lambda: json.loads(nestbox("net", "a", "--json").stdout or "{}").get("nets", [{}])[0].get("out_bytes", 0)
+    for _ in range(600):
+        if sent() > 30 * MEGA:
+            break
+        time.sleep(0.05)
+    lab.check(done(nestbox("checkpoint", "a", "create", "c")), "a checkpoint is made in mid-transfer")
+    before = sent()
+    lab.check(done(nestbox("save", "a")), f"the machine is saved after {before} bytes")
+    lab.check(30 * MEGA < before < size, "in mid-transfer")
+    lab.check(done(nestbox("start", "a")), "and goes on")
+    b.end()
+    got = [t.split("kind=received ")[1] for _, e, t in b.events if e == "blast" and f"kind=received bytes={size} " in t]
+    console = ""
+    for _ in range(100):
+        console = nestbox("console", "a", "--dump").stdout or console
+        if "event=blast" in console:
+            break
+        time.sleep(0.2)
+    lab.check(len(got) == 1 and f"kind=sent {got[0]}" in console, f"what was sent is what was received: {got}")
+    nestbox("ctl", "a", "quit")
+
+
 def wire(lab):
     """socket: two machines on one stream socket, where only plain packets travel"""
     path = os.path.join(lab.work, "wire")
@@ -463,7 +499,7 @@ def tap(lab):
     lab.check(vm.stat("out_frames") < 16000005 / 1448, "frames left larger than packets")
 
 
-CASES = {f.__name__.replace("_", "-"): f for f in (user, cable, switch, wire, passt, same_mac, bridge_spoofing_on, bridge_spoofing_off, nat_spoofing_off, tap)}
+CASES = {f.__name__.replace("_", "-"): f for f in (user, cable, switch, saved, wire, passt, same_mac, bridge_spoofing_on, bridge_spoofing_off, nat_spoofing_off, tap)}
 
 
 def main():
