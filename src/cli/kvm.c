@@ -131,6 +131,7 @@ static int configure(struct kvm_run *k, struct vm_config *cfg)
 		snprintf(k->shares[1], sizeof k->shares[1], "%s:rw,tag=cwd", k->cwd);
 		cfg->shares[cfg->nshares++] = k->shares[1];
 	}
+	cfg->vsock = cli_option(k->call, "vsock");
 	if (cli_option(k->call, "keep"))
 		cfg->name = k->name;
 	return 0;

@@ -5,6 +5,7 @@
 #include "cli/options.h"
 #include "cpu/core.h"
 #include "vm/shares.h"
+#include "vm/vsock.h"
 #include "net/spec.h"
 #include "proto/rundir.h"
 
@@ -142,6 +143,16 @@ static int add_share(struct vm_config *cfg, const char *arg)
 	return -1;
 }
 
+static int set_vsock(struct vm_config *cfg, const char *arg)
+{
+	struct vsock_spec spec;
+	char err[256];
+	if (vsock_spec_parse(&spec, arg, err, sizeof err))
+		return usage("--vsock \"%s\": %s", arg, err);
+	cfg->vsock = arg;
+	return -1;
+}
+
 static int set_trace(const char *arg)
 {
 	const char *bad;
@@ -202,6 +213,7 @@ static int set_option(struct vm_config *cfg, enum option_id id, const char *arg)
 		cfg->disks[cfg->ndisks++] = arg;
 		break;
 	case OPT_NET: return add_net(cfg, arg);
+	case OPT_VSOCK: return set_vsock(cfg, arg);
 	case OPT_FOLDER: return add_share(cfg, arg);
 	case OPT_TESTDEV: cfg->test_devices = true; break;
 	case OPT_RESTORE: cfg->restore = arg; break;

@@ -27,6 +27,7 @@
 #include "vm/console.h"
 #include "vm/guest_ports.h"
 #include "vm/shares.h"
+#include "vm/vsock.h"
 #include "vm/vm.h"
 #include "cpu/core.h"
 
@@ -35,7 +36,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { SLOT_FIRST_VIRTIO = 1, SLOT_FIRST_SHARE = 12, SLOT_FIRST_NET = 16, SLOT_BALLOON = 24, SLOT_GUEST_PORTS = 25, SLOT_VGA = 28, SLOT_TESTDEV = 30, PORT_DEBUG_EXIT = 0xf4 };
+enum { SLOT_FIRST_VIRTIO = 1, SLOT_FIRST_SHARE = 12, SLOT_FIRST_NET = 16, SLOT_BALLOON = 24, SLOT_GUEST_PORTS = 25, SLOT_VSOCK = 26, SLOT_VGA = 28, SLOT_TESTDEV = 30, PORT_DEBUG_EXIT = 0xf4 };
 
 struct board {
 	struct vm *vm;
@@ -52,6 +53,7 @@ struct board {
 	struct ich9_pm *pm;
 	struct virtio_balloon *balloon;
 	struct guest_ports *ports;
+	struct vsock *vsock;
 	struct i8042 *kbc;
 	struct vga *vga;      /* NULL: no display */
 	struct boot_files files;
@@ -325,6 +327,8 @@ static int create_virtio(struct board *b)
 		err = guest_ports_attach(b->ports, GUEST_PORT_EXEC, b->vm->cfg.exec_socket);
 	if (!err)
 		err = shares_create(b->vm, b->pci, SLOT_FIRST_SHARE);
+	if (!err && b->vm->cfg.vsock)
+		err = vsock_create(b->vm, b->pci, SLOT_VSOCK, b->vm->cfg.vsock, &b->vsock);
 	return err ? err : nets_create(b->vm, b->pci, SLOT_FIRST_NET);
 }
 
@@ -373,6 +377,7 @@ void board_destroy(struct vm *vm)
 	if (!vm->board)
 		return;
 	guest_ports_free(vm->board->ports);
+	vsock_free(vm->board->vsock);
 	dev_list_free(&vm->board->devs);
 	for (unsigned i = 0; i < vm->board->ndisks; i++)
 		disk_close(vm->board->disks[i]);

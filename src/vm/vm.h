@@ -42,6 +42,7 @@ struct vm_config {
 	unsigned nnets;
 	const char *shares[VM_MAX_SHARES];    /* as vm/shares.h reads them */
 	unsigned nshares;
+	const char *vsock;                    /* as vm/vsock.h reads it; NULL: none */
 	int exec_socket;                      /* joined to the first port for commands at power-on; 0: none */
 	bool test_devices, no_reboot, stats;
 	unsigned timeout_s;                   /* 0: none */

@@ -18,6 +18,7 @@
 #include "virtio/virtio_net.h"
 #include "virtio/virtio_rng.h"
 #include "virtio/virtio_serial.h"
+#include "virtio/virtio_vsock.h"
 #include <stdlib.h>
 
 static struct rig *r;
@@ -43,6 +44,7 @@ static void add_virtio(void)
 	add_net(20);
 	virtio_serial_create(r->pci, 6, (const struct virtio_serial_port[]){ { "a" }, { "b" } }, 2);
 	virtio_balloon_create(r->pci, 7, &(struct virtio_balloon_config){ 0 });
+	virtio_vsock_create(r->pci, 26, &(struct virtio_vsock_config){ .cid = 3 });
 }
 
 static int setup(void **state)
