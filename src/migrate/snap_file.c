@@ -147,6 +147,16 @@ static int read_section(const struct part *p, unsigned type, u8 **out)
 	return err;
 }
 
+/* Its content is only wanted later, if at all. */
+static int check_section(const struct part *p, unsigned type)
+{
+	u8 *raw;
+	int err = read_section(p, type, &raw);
+	if (!err)
+		free(raw);
+	return err;
+}
+
 static bool ends(const u8 *s, size_t size) { return memchr(s, 0, size); }
 
 static int read_meta(struct part *p)
@@ -217,6 +227,8 @@ static int open_part(struct part *p, const char *name, int fd)
 		err = read_table(p);
 	if (!err)
 		err = read_meta(p);
+	if (!err)
+		err = check_section(p, SNAP_STATE);
 	return err ? err : read_index(p);
 }
 
