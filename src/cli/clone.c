@@ -3,6 +3,7 @@
 #include "cli/cli.h"
 #include "cli/clone.h"
 #include "cli/state.h"
+#include "migrate/store.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -141,12 +142,33 @@ static int fill(const struct cli_call *call, const struct reg_vm *from, struct r
 	return status;
 }
 
+/* The overlays that its disks stand on, and with --checkpoint the memory of then. */
+static int fill_folder(const struct cli_call *call, const struct reg_vm *from, const struct reg_vm *to)
+{
+	const char *name = cli_option(call, "checkpoint");
+	char a[PATH_MAX], b[PATH_MAX], key[STORE_KEY] = "";
+	struct store_entry *list = NULL;
+	unsigned n = 0;
+	if (reg_path(call->state_dir, from->id, NULL, a, sizeof a) || reg_path(call->state_dir, to->id, NULL, b, sizeof b))
+		return STATUS_USAGE;
+	int err = name ? store_list(a, &list, &n) : 0;
+	const struct store_entry *e = name && !err ? store_find(list, n, name) : NULL;
+	if (e)
+		snprintf(key, sizeof key, "%s", e->key);
+	free(list);
+	if (name && !*key)
+		return cli_fail(call, "no-such-checkpoint", "VM \"%s\" has no checkpoint \"%s\"", from->name, name);
+	return !err && !store_clone(a, b, name ? key : NULL, clone_file) ? 0 : cli_fail(call, "host", "the state of VM \"%s\" cannot be cloned", from->name);
+}
+
 static int clone_locked(struct cli_call *call, struct reg_vm *from, struct reg_vm *to, struct registry *reg)
 {
 	reg_tidy(reg);
 	reg_new_id(to->id);
 	int making = reg_make_folder(call->state_dir, to->id);
 	int status = making < 0 ? STATUS_USAGE : fill(call, from, to);
+	if (!status)
+		status = fill_folder(call, from, to);
 	if (!status)
 		status = cli_insert_vm(call, reg, to);
 	if (status && making >= 0)
@@ -174,12 +196,14 @@ int cli_clone_command(struct cli_call *call)
 	int status = cli_get_vm(call, call->argv[0], &from);
 	if (status)
 		return status;
-	int err = rundir_claim(&r, call->state_dir, from.name); /* its disks stand still */
+	/* Its disks stand still; those below a checkpoint do so anyway. */
+	bool then = cli_option(call, "checkpoint");
+	int err = then ? 0 : rundir_claim(&r, call->state_dir, from.name);
 	if (err)
 		status = err == -EBUSY ? cli_fail(call, "running", "VM \"%s\" is running: stop it first", from.name) :
 					 cli_fail(call, "host", "%s/run/%s: %s", call->state_dir, from.name, strerror(-err));
-	if (!status && (cli_vm_has(call, &from, REG_CHECKPOINTS) || cli_vm_has(call, &from, REG_SAVED_STATE)))
-		status = cli_fail(call, "has-state", "VM \"%s\" has checkpoints or saved state, and what its disks hold is spread over them: delete those first", from.name);
+	if (!status && !then && cli_vm_has(call, &from, REG_SAVED_STATE))
+		status = cli_fail(call, "has-state", "VM \"%s\" has saved state, which a copy of its disks does not go with: start it and stop it first, or clone a checkpoint", from.name);
 	struct registry *reg = status ? NULL : cli_registry(call, true);
 	if (!status)
 		status = reg ? check_new_name(call, reg, call->argv[1]) : STATUS_USAGE;
@@ -188,7 +212,7 @@ int cli_clone_command(struct cli_call *call)
 		status = clone_locked(call, &from, &to, reg);
 	}
 	reg_close(reg);
-	if (!err)
+	if (!err && !then)
 		rundir_close(&r);
 	if (!status && call->json)
 		cli_print_json(json_pack("{ss ss}", "name", to.name, "id", to.id));

@@ -220,7 +220,7 @@ static int read_index(struct part *p)
 
 static int open_part(struct part *p, const char *name, int fd)
 {
-	snprintf(p->name, sizeof p->name, "%s", name);
+	memcpy(p->name, name, strnlen(name, sizeof p->name - 1));
 	p->fd = fd;
 	int err = read_header(p);
 	if (!err)

@@ -323,6 +323,111 @@ void store_tidy(const char *folder)
 	free(list);
 }
 
+/* ---- clones ---- */
+
+static int complain(const char *path, int err)
+{
+	log_error("\"%s\": %s", path, strerror(-err));
+	return err;
+}
+
+static int copy_overlays(const char *from, const char *to, json_t *disks, int (*copy)(const char *from, const char *to))
+{
+	char a[PATH_MAX], b[PATH_MAX];
+	size_t i, k;
+	json_t *disk, *o;
+	json_array_foreach(disks, i, disk)
+		json_array_foreach(disk, k, o) {
+			if (!json_is_string(o) || strchr(json_string_value(o), '/'))
+				return complain(from, -EBADMSG);
+			store_path(from, NULL, json_string_value(o), a, sizeof a);
+			store_path(to, NULL, json_string_value(o), b, sizeof b);
+			int err = copy(a, b);
+			if (err && err != -ENOENT) /* it has not been begun yet */
+				return complain(a, err);
+		}
+	return 0;
+}
+
+static int link_file(const char *from, const char *to, const char *key, const char *suffix)
+{
+	char a[PATH_MAX], b[PATH_MAX];
+	store_path(from, key, suffix, a, sizeof a);
+	store_path(to, key, suffix, b, sizeof b);
+	return link(a, b) && errno != EEXIST ? complain(a, -errno) : 0;
+}
+
+/* The snapshot and all that it stands on; hidden, since the clone has made no checkpoints. */
+static int link_chain(const char *from, const char *to, const char *key)
+{
+	struct store_entry *list;
+	unsigned n;
+	int err = store_list(from, &list, &n);
+	const struct store_entry *e = err ? NULL : by_key(list, n, key);
+	for (unsigned i = 0; i <= n && e && !err; i++, e = by_key(list, n, e->file_parent)) {
+		err = link_file(from, to, e->key, ".snap");
+		if (!err)
+			err = store_mark_gone(to, e->key);
+	}
+	free(list);
+	return err;
+}
+
+static int clone_snapshot(const char *from, const char *to, const char *key)
+{
+	char path[PATH_MAX], image[32];
+	snprintf(image, sizeof image, "%s.mem", key);
+	store_path(from, NULL, image, path, sizeof path);
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600), err = fd < 0 ? complain(path, -errno) : 0;
+	if (fd >= 0)
+		close(fd);
+	if (!err)
+		err = link_chain(from, to, key);
+	if (!err)
+		err = link_file(from, to, key, ".mem");
+	return err ? err : store_put(to, "saved", json_pack("{ss ss}", "snapshot", key, "share", image));
+}
+
+/* An overlay for each disk that has some: those below are as the others have them. */
+static void top_off(json_t *disks, const char *key)
+{
+	char file[64];
+	size_t i;
+	json_t *disk;
+	json_array_foreach(disks, i, disk) {
+		snprintf(file, sizeof file, "disk%zu-%s.overlay", i, key);
+		if (json_array_size(disk))
+			json_array_append_new(disk, json_string(file));
+	}
+}
+
+int store_clone(const char *from, const char *to, const char *key, int (*copy)(const char *from, const char *to))
+{
+	char path[PATH_MAX], file[64], own[STORE_KEY];
+	json_t *source = store_current(from);
+	if (key) {
+		json_decref(source);
+		snprintf(file, sizeof file, FOLDER "/%s.disks", key);
+		source = store_get(from, file);
+	}
+	json_t *disks = json_deep_copy(json_object_get(source, "disks"));
+	json_decref(source);
+	if (!disks)
+		return complain(from, -EBADMSG);
+	store_path(to, NULL, "", path, sizeof path);
+	int err = !key && !json_array_size(disks) ? 0 : mkdir(path, 0700) ? complain(path, -errno) : 0;
+	if (!err)
+		err = copy_overlays(from, to, disks, copy);
+	store_new_key(own);
+	top_off(disks, own);
+	if (!err && (key || json_array_size(disks)))
+		err = store_put(to, FOLDER "/current", json_pack("{ss sO}", "parent", "", "disks", disks));
+	if (!err && key)
+		err = clone_snapshot(from, to, key);
+	json_decref(disks);
+	return err;
+}
+
 /* ---- starting ---- */
 
 /* A comma in a file's name is written twice in a disk's text. */

@@ -46,6 +46,10 @@ int store_mark_gone(const char *folder, const char *key);
 /* Removes files that nothing needs any more. */
 void store_tidy(const char *folder);
 
+/* A new VM's folder gets what a clone needs: copies of the overlays that `from` stands on, or, with a checkpoint's key, those of then, and that snapshot (its
+ * files are linked, not copied) as saved state that shares memory with all other clones of it. copy: copies a file. 0 or -errno with one log line. */
+int store_clone(const char *from, const char *to, const char *key, int (*copy)(const char *from, const char *to));
+
 /* Before the machine is made: its disks get the overlays that it stands on, and saved state makes it a restore. Strings are never freed. 0, or -errno with
  * one log line. */
 int store_configure(struct vm_config *cfg);
