@@ -179,7 +179,7 @@ static int prepare_image(struct lazy_load *l, int fd)
 	struct stat st;
 	flock(fd, LOCK_EX);
 	int err = fstat(fd, &st) ? -errno : 0;
-	if (!err && !st.st_size && (ftruncate(fd, end) || pwrite(fd, id, 16, end) != 16 || fsync(fd)))
+	if (!err && !st.st_size && (ftruncate(fd, end) || pwrite(fd, id, 16, end) != 16))
 		err = errno ? -errno : -ENOSPC;
 	flock(fd, LOCK_UN);
 	if (!err && pread(fd, has, 16, end) != 16)
