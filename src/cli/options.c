@@ -183,6 +183,7 @@ static int set_option(struct vm_config *cfg, enum option_id id, const char *arg)
 			return usage("--cdrom \"%s\": the machine has one drive, and \"%s\" is in it already", arg, cfg->cdrom);
 		cfg->cdrom = arg;
 		break;
+	case OPT_VNC: cfg->vnc = arg; break;
 	case OPT_SCREENSHOT: cfg->screenshot = arg; break;
 	case OPT_FIRMWAREVARS: cfg->firmware_vars = arg; break;
 	case OPT_INITRD: cfg->initrd = arg; break;

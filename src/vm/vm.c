@@ -1,6 +1,7 @@
 /* The machine as a whole: build, start, pause, reset, state, end. */
 #include "vm/vm.h"
 #include "vm/display.h"
+#include "vm/vnc.h"
 #include "base/log.h"
 #include "cpu/core.h"
 #include "cpu/mmu.h"
@@ -399,6 +400,8 @@ int vm_create(struct vm *vm, const struct vm_config *cfg)
 		err = display_open(vm);
 	if (!err)
 		err = board_create(vm);
+	if (!err)
+		err = vnc_start(vm);
 	if (err)
 		return err;
 	for (unsigned i = 0; i < vm->ncpus; i++)
@@ -419,6 +422,7 @@ void vm_destroy(struct vm *vm)
 			vmx_destroy(vm->vcpus[i].cpu);
 		vcpu_destroy(&vm->vcpus[i]);
 	}
+	vnc_stop(vm);
 	board_destroy(vm);
 	firmware_close(&vm->firmware);
 	cpu_model_free(vm->model);

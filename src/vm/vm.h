@@ -27,6 +27,7 @@ struct vm_config {
 	const char *folder;                   /* STATE/vms/ID of a VM that stays: for files that belong to it; NULL otherwise */
 	const char *firmware, *firmware_vars; /* auto (NULL), bios, uefi or none; file with UEFI's variables or NULL */
 	const char *cdrom;                    /* ISO image or NULL */
+	const char *vnc;                      /* "unix:PATH" or "HOST:PORT" or NULL */
 	const char *screenshot;               /* file that gets a picture of the screen at the end; NULL: none */
 	const char *kernel, *initrd, *append; /* initrd: comma-separated modules for multiboot */
 	u64 memory;                           /* bytes, multiple of 1 MiB */
@@ -108,6 +109,7 @@ struct vm {
 	int event_fd;               /* wakes the main loop when end or reset_wanted changes */
 	struct snapshots *snapshots; /* migrate/snapshot.h; NULL: none. Owned by who runs the machine */
 	struct state_buf poweron;   /* all device and CPU state at power-on: RESET loads it */
+	struct vnc *vnc;            /* NULL: no viewers */
 	int screenshot_fd;          /* cfg.screenshot, opened before the sandbox closes; -1: none */
 	int statm_fd;               /* /proc/self/statm, opened before the sandbox closes */
 	u64 start_host_ns, start_ticks; /* the same moment on the host's monotonic clock and TSC */
