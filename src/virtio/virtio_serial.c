@@ -235,7 +235,9 @@ static void serial_loaded(void *dev)
 		s->stuck[p] = false;
 		if ((s->regs.pending[p] & KNOWN) && s->regs.host_open[p] != s->want_open[p])
 			s->regs.pending[p] |= SAY_OPEN;
-		if (s->port[p].guest_opened)
+		if (s->port[p].guest_loaded)
+			s->port[p].guest_loaded(s->port[p].opaque, s->regs.guest_open[p]);
+		else if (s->port[p].guest_opened)
 			s->port[p].guest_opened(s->port[p].opaque, s->regs.guest_open[p]);
 		serve_tx(s, p);
 	}

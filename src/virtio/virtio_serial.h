@@ -22,6 +22,8 @@ struct virtio_serial_port {
 	 * after virtio_serial_output_space(). */
 	size_t (*output)(void *opaque, const u8 *data, size_t len);
 	void (*guest_opened)(void *opaque, bool open);
+	/* Instead of guest_opened when state has been loaded: a program of the guest that has the port open talked to somebody who is not there. */
+	void (*guest_loaded)(void *opaque, bool open);
 	void (*input_space)(void *opaque);
 	void *opaque;
 };

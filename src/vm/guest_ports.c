@@ -70,6 +70,21 @@ static void guest_opened(void *opaque, bool open)
 	}
 }
 
+/* The agent stays the same program, and its protocol finds the beginning again; whoever spoke to a helper for commands has lost it. */
+static void guest_loaded(void *opaque, bool open)
+{
+	struct link *k = opaque;
+	if (k->port == GUEST_PORT_AGENT) {
+		guest_opened(k, open);
+		return;
+	}
+	k->stale = open;
+	if (k->attached) {
+		k->guest_gone = true;
+		post(k);
+	}
+}
+
 static void input_space(void *opaque) { post(opaque); }
 
 /* ---- loop thread ---- */
@@ -207,7 +222,7 @@ struct guest_ports *guest_ports_create(struct vm *vm, struct pci_host *h, unsign
 	g->vm = vm;
 	for (unsigned i = 0; i < PORTS; i++) {
 		g->link[i] = (struct link){ .g = g, .port = i, .fd = -1 };
-		port[i] = (struct virtio_serial_port){ names[i], output, guest_opened, input_space, &g->link[i] };
+		port[i] = (struct virtio_serial_port){ names[i], output, guest_opened, guest_loaded, input_space, &g->link[i] };
 	}
 	g->dev = virtio_serial_create(h, slot, port, PORTS);
 	virtio_serial_host_open(g->dev, GUEST_PORT_AGENT, true);

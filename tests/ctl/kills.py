@@ -41,6 +41,8 @@ class World:
         with open(self.disk, "wb") as f:
             f.write(bytes(range(256)) * 4096)
         self.known = {}      # name -> set of possible "memory" values; None among them: it may be gone
+        self.points = {}     # name -> checkpoints that were acknowledged
+        self.labels = 0
         self.failures = []
         self.kills = 0
 
@@ -73,12 +75,32 @@ class World:
         return rng.choice([
             (["create", name, "--kernel", self.kernel, "--memory", memory, "--disk", self.disk], name, lambda k: {size}),
             (["clone", other, name], name, lambda k: self.known.get(other, {None}) - {None}),
-            (["delete", name], name, lambda k: {None}),
+            (["delete", name, "--force"], name, lambda k: {None}),
+            (["checkpoint", name, "create", self.label()], name, None), (["checkpoint", name, "create", self.label()], name, None),
+            (["checkpoint", name, "create", self.label()], name, None), (["checkpoint", name, "apply", self.a_point(name)], name, None),
+            (["save", name], name, None),
             (["set", name, "memory=" + memory], name, lambda k: {size}),
             (["start", name], name, None), (["start", name], name, None), (["start", name], name, None),
             (["stop", name, "--force"], name, None), (["stop", name, "--timeout", "20"], name, None),
             (["pause", name], name, None), (["resume", name], name, None), (["reset", name], name, None), (["list"], name, None),
         ])
+
+    def label(self):
+        self.labels += 1
+        return f"p{self.labels}"
+
+    def a_point(self, name):
+        return self.rng.choice(sorted(self.points.get(name) or {"none"}))
+
+    def check_points(self, name, words):
+        r = self.run("checkpoint", name, "list", "--json")
+        if r.returncode:
+            self.fail(f"after {words}: checkpoint {name} list: {r.stderr.decode()}")
+            return
+        lost = self.points.get(name, set()) - {c["name"] for c in json.loads(r.stdout)["checkpoints"]}
+        if lost:
+            self.fail(f"after {words}: {name} has lost {lost}")
+            self.points[name] -= lost
 
     def step(self):
         words, name, effect = self.command()
@@ -105,6 +127,8 @@ class World:
         if p.returncode not in (0, 2, -9):
             self.fail(f"{words}: status {p.returncode}: {err.decode()}")
         self.account(name, effect, p.returncode)
+        if words[0] == "checkpoint" and words[2] == "create" and p.returncode == 0:
+            self.points.setdefault(name, set()).add(words[3])
         self.compare(words, p.returncode)
 
     def account(self, name, effect, status):
@@ -120,13 +144,18 @@ class World:
         there = self.list()
         for name in NAMES:
             possible = self.known.get(name, {None})
-            seen = there[name]["memory"] if name in there and there[name]["state"] in ("off", "crashed") else None
+            seen = there[name]["memory"] if name in there and there[name]["state"] in ("off", "crashed", "saved") else None
             if name in there and seen is None:
                 seen = next(iter(possible - {None}), -1)   # it runs: list tells the memory that it was started with
             if seen not in possible:
                 self.fail(f"after {words} (status {status}): {name} is {seen}, must be one of {possible}")
-            if name not in there or there[name]["state"] in ("off", "crashed"):
+            if name not in there or there[name]["state"] in ("off", "crashed", "saved"):
                 self.known[name] = {seen}
+        for name in NAMES:
+            if name not in there:
+                self.points[name] = set()
+            elif self.points.get(name):
+                self.check_points(name, words)
         for name in there:
             if name not in NAMES:
                 self.fail(f"{name} came from nowhere")
@@ -147,7 +176,7 @@ class World:
         for name in list(self.list()):
             self.run("stop", name, "--force")   # they share a disk
         for name in list(self.list()):
-            for words in (["start", name], ["stop", name], ["delete", name]):
+            for words in (["start", name], ["stop", name], ["delete", name, "--force"]):
                 r = self.run(*words)
                 if r.returncode:
                     self.fail(f"at the end {words}: {r.stderr.decode()}")

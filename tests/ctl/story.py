@@ -77,8 +77,10 @@ class User:
 
     def count(self):
         """The last number that L2 has said."""
-        out = self.inside("tail -c 200 /tmp/l2.log")[1]
+        status, out, err = self.inside("tail -c 200 /tmp/l2.log")
         numbers = re.findall(r"count (\d+)\r?\n", out)
+        if status or not numbers:
+            print(f"       --   L2's last words: status {status}, {out!r}, {err!r}")
         return int(numbers[-1]) if numbers else 0
 
     def counts_on(self, sentence, least=0, most=None):
