@@ -21,7 +21,10 @@ int cli_insert_vm(const struct cli_call *call, struct registry *reg, struct reg_
 {
 	if (!rundir_name_ok(vm->name))
 		return bad_name(call, vm->name);
-	if (rundir_alive(call->state_dir, vm->name, NULL, NULL))
+	struct reg_vm there;
+	bool known = !reg_get(reg, vm->name, &there);
+	reg_vm_free(&there);
+	if (!known && rundir_alive(call->state_dir, vm->name, NULL, NULL))
 		return cli_fail(call, "name-taken", "\"%s\" is running in the foreground: choose another name", vm->name);
 	vm->created = time(NULL);
 	int err = reg_begin(reg);

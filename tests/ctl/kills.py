@@ -37,14 +37,18 @@ class World:
         self.kernel = self.work + "/wait"
         with open(self.kernel, "wb") as f:
             f.write(tinykernel.kernel("wait"))
-        self.disk = self.work + "/disk.img"
-        with open(self.disk, "wb") as f:
-            f.write(bytes(range(256)) * 4096)
+        for name in NAMES:
+            with open(self.disk(name), "wb") as f:
+                f.write(bytes(range(256)) * 4096)
+        self.seen, self.running = [], []    # names, as last seen
         self.known = {}      # name -> set of possible "memory" values; None among them: it may be gone
         self.points = {}     # name -> checkpoints that were acknowledged
-        self.labels = 0
+        self.labels = self.made = 0
         self.failures = []
         self.kills = 0
+
+    def disk(self, name):
+        return f"{self.work}/disk-{name}.img"
 
     def argv(self, *words):
         return [self.nestbox, "--state", self.state, *words]
@@ -72,13 +76,17 @@ class World:
         rng, name, other = self.rng, self.rng.choice(NAMES), self.rng.choice(NAMES)
         memory = rng.choice(["16M", "24M", "32M"])
         size = int(memory[:-1]) << 20
+        create = (["create", name, "--kernel", self.kernel, "--memory", memory, "--disk", self.disk(name)], name, lambda k: {size})
+        if rng.random() < 0.7:   # something that makes sense now; else anything
+            if name not in self.seen:
+                return create
+            if name not in self.running:
+                return ["start", name], name, None
+            words = rng.choice([["create", self.label()], ["create", self.label()], ["create", self.label()], ["apply", self.a_point(name)], ["save"]])
+            return (["save", name] if words == ["save"] else ["checkpoint", name, *words]), name, None
         return rng.choice([
-            (["create", name, "--kernel", self.kernel, "--memory", memory, "--disk", self.disk], name, lambda k: {size}),
-            (["clone", other, name], name, lambda k: self.known.get(other, {None}) - {None}),
+            create, (["clone", other, name], name, lambda k: self.known.get(other, {None}) - {None}),
             (["delete", name, "--force"], name, lambda k: {None}),
-            (["checkpoint", name, "create", self.label()], name, None), (["checkpoint", name, "create", self.label()], name, None),
-            (["checkpoint", name, "create", self.label()], name, None), (["checkpoint", name, "apply", self.a_point(name)], name, None),
-            (["save", name], name, None),
             (["set", name, "memory=" + memory], name, lambda k: {size}),
             (["start", name], name, None), (["start", name], name, None), (["start", name], name, None),
             (["stop", name, "--force"], name, None), (["stop", name, "--timeout", "20"], name, None),
@@ -129,6 +137,7 @@ class World:
         self.account(name, effect, p.returncode)
         if words[0] == "checkpoint" and words[2] == "create" and p.returncode == 0:
             self.points.setdefault(name, set()).add(words[3])
+            self.made += 1
         self.compare(words, p.returncode)
 
     def account(self, name, effect, status):
@@ -142,6 +151,8 @@ class World:
 
     def compare(self, words, status):
         there = self.list()
+        self.seen = list(there)
+        self.running = [name for name in NAMES if name in there and there[name]["state"] == "running"]
         for name in NAMES:
             possible = self.known.get(name, {None})
             seen = there[name]["memory"] if name in there and there[name]["state"] in ("off", "crashed", "saved") else None
@@ -174,7 +185,7 @@ class World:
     def finish(self):
         """Every VM starts and stops; then all are deleted and nothing is left."""
         for name in list(self.list()):
-            self.run("stop", name, "--force")   # they share a disk
+            self.run("stop", name, "--force")   # a clone of a clone may still have another's disk
         for name in list(self.list()):
             for words in (["start", name], ["stop", name], ["delete", name, "--force"]):
                 r = self.run(*words)
@@ -189,9 +200,10 @@ class World:
             self.run("delete", "last")
         if os.listdir(self.state + "/vms"):
             self.fail(f"left behind: {os.listdir(self.state + '/vms')}")
-        with open(self.disk, "rb") as f:
-            if f.read() != bytes(range(256)) * 4096:
-                self.fail("the disk has changed")
+        for name in NAMES:
+            with open(self.disk(name), "rb") as f:
+                if f.read() != bytes(range(256)) * 4096:
+                    self.fail(f"the disk of {name} has changed")
 
     def writer_round(self):
         """kill -9 while a guest writes: each write that it has acknowledged is in the image."""
@@ -266,7 +278,7 @@ def main():
             w.finish()
     finally:
         w.close()
-    print(f"{rounds} rounds, {w.kills} kills, {len(w.failures)} failures")
+    print(f"{rounds} rounds, {w.kills} kills, {w.made} checkpoints, {len(w.failures)} failures")
     sys.exit(bool(w.failures))
 
 
