@@ -66,25 +66,42 @@ static int open_agent(struct proto_client *c, struct qga *q, struct attempt *a)
 	return -1;
 }
 
-/* Starts `helper N`, putting it into the guest first if it is not there. */
-static int start_helper(struct qga *q, unsigned port, struct attempt *a)
+/* Where the helper may lie: /run is gone with the guest's next start, but Debian mounts it noexec. Only root can write to these. */
+static const char *const folders[] = { "/run", "/var/lib" };
+
+/* Puts the helper into the first folder where it can run, and starts it. A name of our own at first: two who do this at once must not write into one
+ * file. */
+static int bring_helper(struct qga *q, const char *name, unsigned port, struct attempt *a)
 {
-	char path[64], fresh[80], script[512], number[16];
-	u32 hash = 2166136261u;
-	for (size_t i = 0; i < session_helper_len; i++)
-		hash = (hash ^ session_helper[i]) * 16777619u; /* FNV-1a: another version gets another name */
-	snprintf(path, sizeof path, "/run/nestbox-helper-%08x", hash);
-	snprintf(number, sizeof number, "%u", port);
-	if (qga_exec(q, (char *[]){ path, number, NULL }, NULL, 0, false) >= 0)
-		return 0;
-	/* A name of our own: two who do this at once must not write into one file. */
-	snprintf(fresh, sizeof fresh, "%s.%d", path, (int)getpid());
-	if (!q->error_class[0] || qga_put_file(q, fresh, session_helper, session_helper_len))
+	char fresh[80], script[1200];
+	snprintf(fresh, sizeof fresh, "%s.%d", name, (int)getpid());
+	char path[96];
+	snprintf(path, sizeof path, "%s/%s", folders[0], fresh);
+	if (!q->error_class[0] || qga_put_file(q, path, session_helper, session_helper_len))
 		return refuse(a, false, "agent-refuses", "VM \"%s\": %s", q->error);
-	snprintf(script, sizeof script, "chmod 700 %s && mv -f %s %s && exec %s %s", fresh, fresh, path, path, number);
+	snprintf(script, sizeof script, "cd %s; chmod 700 %s; for d in %s %s; do [ $d = %s ] || cp %s $d/; "
+		 "if $d/%s probe; then mv -f $d/%s $d/%s; rm -f %s; exec $d/%s %u; fi; done; rm -f %s",
+		 folders[0], fresh, folders[0], folders[1], folders[0], fresh, fresh, fresh, name, fresh, name, port, fresh);
 	if (qga_exec(q, (char *[]){ "/bin/sh", "-c", script, NULL }, NULL, 0, false) < 0)
 		return refuse(a, false, "agent-refuses", "VM \"%s\": %s", q->error);
 	return 0;
+}
+
+/* Starts `helper N`, putting it into the guest first if it is not there. */
+static int start_helper(struct qga *q, unsigned port, struct attempt *a)
+{
+	char name[32], path[64], number[16];
+	u32 hash = 2166136261u;
+	for (size_t i = 0; i < session_helper_len; i++)
+		hash = (hash ^ session_helper[i]) * 16777619u; /* FNV-1a: another version gets another name */
+	snprintf(name, sizeof name, "nestbox-helper-%08x", hash);
+	snprintf(number, sizeof number, "%u", port);
+	for (unsigned i = 0; i < array_len(folders); i++) {
+		snprintf(path, sizeof path, "%s/%s", folders[i], name);
+		if (qga_exec(q, (char *[]){ path, number, NULL }, NULL, 0, false) >= 0)
+			return 0;
+	}
+	return bring_helper(q, name, port, a);
 }
 
 static int try_session(struct proto_client *c, struct attempt *a)

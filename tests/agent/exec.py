@@ -20,6 +20,8 @@ load virtio_pci; load virtio_console
 mkdir -p /dev/virtio-ports /run /var/run /dev/pts; mount -t devpts devpts /dev/pts
 n=0; while ! cat /sys/class/virtio-ports/*/name 2>/dev/null | grep -q exec.3 && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done
 for p in /sys/class/virtio-ports/*; do [ -e $p/name ] && ln -s ../${p##*/} /dev/virtio-ports/$(cat $p/name); done
+# As Debian mounts it: nothing there can be run.
+mount -t tmpfs -o noexec,nosuid,nodev run /run; mkdir -p /var/lib
 mark ports
 read -r line
 /usr/sbin/qemu-ga -m virtio-serial -p /dev/virtio-ports/org.qemu.guest_agent.0 -t /run

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 int main(int argc, char **argv)
@@ -15,6 +16,8 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	if (getpid() == 1)
 		boot_main();
+	if (argc == 2 && !strcmp(argv[1], "probe")) /* can it run where it lies? */
+		return 0;
 	if (argc != 2) {
 		fprintf(stderr, "usage: %s N    (serves nestbox on the port org.nestbox.exec.N; started by nestbox exec)\n", argv[0]);
 		return 2;
