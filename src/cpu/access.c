@@ -65,7 +65,7 @@ static bool begin(struct cpu *c, u64 la, unsigned len, unsigned align, u32 acc, 
 			cpu_fault_err(c, VEC_AC, 0);
 			return false;
 		}
-		a->user_breaks = mmu_debug_on(c);
+		a->user_breaks = mmu_debug_on(c) || c->dbg;
 	}
 	a->n = first < len ? 2 : 1;
 	return get_part(c, la, first, acc, cls, &a->p[0]) &&
@@ -78,6 +78,8 @@ static void end(struct cpu *c, const struct access *a, bool write)
 		return;
 	for (unsigned i = 0; i < a->n; i++)
 		cpu_debug_data(c, a->p[i].la, a->p[i].len, write);
+	for (unsigned i = 0; c->dbg && i < a->n; i++)
+		cpu_debug_access(c, a->p[i].la, a->p[i].len, write);
 }
 
 /* ---- devices ---- */

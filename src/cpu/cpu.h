@@ -243,6 +243,7 @@ struct cpu {
 	u32 v_slow;              /* by how many 1/256 ns an instruction takes less than CLOCK_NS_PER_INSN: pace.c */
 	struct { u64 host, v, icount; i64 credit; } pace;
 
+	struct cpu_debug *dbg;   /* cpu/debugger.h; NULL unless a debugger is there */
 	const struct virt_ops *virt; /* NULL without nesting */
 	void *virt_state;
 	const struct intc_ops *intc;

@@ -8,6 +8,7 @@
 #define NB_MMU_H
 
 #include "cpu/cpu.h"
+#include "cpu/debugger.h"
 #include "cpu/virt.h"
 
 /* Access kinds for walks. */
@@ -145,7 +146,7 @@ static inline u8 mmu_privilege_class(const struct cpu *c)
 }
 static inline u8 mmu_access_class(const struct cpu *c)
 {
-	return mmu_alignment_on(c) || mmu_debug_on(c) ? 3 : mmu_privilege_class(c);
+	return mmu_alignment_on(c) || mmu_debug_on(c) || (unlikely(c->dbg) && c->dbg->nwatch) ? 3 : mmu_privilege_class(c);
 }
 
 int mmu_create(struct cpu *c);

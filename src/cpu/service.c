@@ -2,6 +2,7 @@
  *
  * Surprise: shadows, TF, RF and breakpoints are all done by running one instruction in MODE_ONE and coming back here. service arms the step
  * (cpu->step), cpu_after_step() concludes it; a fault, an event or a VM exit in between clears cpu->step, so nothing is concluded twice. */
+#include "cpu/debugger.h"
 #include "cpu/desc.h"
 #include "cpu/engine.h"
 #include "base/log.h"
@@ -72,7 +73,7 @@ void cpu_after_step(struct cpu *c)
 static bool needs_step(const struct cpu *c)
 {
 	return (c->arch.rflags & (FLAG_TF | FLAG_RF)) || (c->arch.shadow & (SHADOW_STI | SHADOW_MOVSS)) || (c->arch.dr[7] & 0xff) ||
-	       c->arch.pending_dbg || c->mtf != MTF_OFF || c->alone;
+	       c->arch.pending_dbg || c->mtf != MTF_OFF || c->alone || (unlikely(c->dbg) && (c->dbg->step || c->dbg->nwatch));
 }
 
 static void arm_step(struct cpu *c)
@@ -277,6 +278,8 @@ static bool kicked(const struct cpu *c)
 bool cpu_service(struct cpu *c, struct exit_record *what)
 {
 	cpu_after_step(c);
+	if (unlikely(c->dbg))
+		cpu_debug_stepped(c);
 	if (quick_step(c)) {
 		arm_step(c);
 		return true;

@@ -8,4 +8,7 @@
 #include "ctl/verbs.def"
 #undef V
 
+/* The machine has ended: gdb is let go. */
+void ctl_gdb_end(void);
+
 #endif

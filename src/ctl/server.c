@@ -1,6 +1,7 @@
 /* Connections, requests and their answers. Not here: what verbs do (power.c and others), how bytes become messages (proto). Surprise: a call outlives its
  * connection: it is freed by its answer, not by its client. */
 #include "ctl/ctl.h"
+#include "ctl/handlers.h"
 #include "ctl/console.h"
 #include "base/log.h"
 #include "host/time.h"
@@ -384,6 +385,7 @@ void ctl_close(struct ctl *ctl, json_t *end, int limit_ms)
 		return;
 	}
 	loop_timer_remove(ctl->again);
+	ctl_gdb_end();
 	loop_fd_remove(ctl->listen);
 	close(ctl->listen_fd);
 	for (struct ctl_call *c = ctl->calls; c; c = ctl->calls) {

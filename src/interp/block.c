@@ -436,7 +436,7 @@ noinline struct block *block_find(struct cpu *c)
 		return NULL;
 	if (unlikely(t->perm & TLB_IO))
 		return one_shot(c, la);
-	u64 key = block_key(t->frame, la, c->mode | (trace_on(TRACE_INSN) ? MODE_ONE : 0));
+	u64 key = block_key(t->frame, la, c->mode | (trace_on(TRACE_INSN) || (unlikely(c->dbg) && cpu_debug_page(c, la)) ? MODE_ONE : 0));
 	struct block *b = e->jump[jump_slot(key)];
 	c->stats.block_lookups++;
 	if (!b || b->key != key) {

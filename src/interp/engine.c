@@ -57,6 +57,8 @@ void interp_run(struct cpu *c, struct exit_record *out)
 			return;
 		}
 		e->xneed = c->arch.cpl == 3 ? TLB_XU : TLB_XS;
+		if (unlikely(c->dbg) && cpu_debug_break(c, c->seg_base[SEG_CS] + c->arch.rip))
+			continue;
 		struct block *b = block_find(c);
 		if (unlikely(!b)) {
 			cpu_take_fault(c);

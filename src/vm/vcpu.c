@@ -178,6 +178,8 @@ static void *vcpu_main(void *opaque)
 			c->stats.halts++;
 			vcpu_sleep(v, ex.wake_v);
 		}
+		if (unlikely(c->dbg) && c->dbg->hit != DEBUG_HIT_NONE)
+			vm_debug_stop(vm);
 		if (__atomic_load_n(&c->pending, __ATOMIC_SEQ_CST) & PEND_KICK) {
 			cpu_unpend(c, PEND_KICK);
 			park_while_paused(v);

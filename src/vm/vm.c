@@ -159,6 +159,16 @@ void vm_resume(struct vm *vm)
 	pthread_mutex_unlock(&vm->lock);
 }
 
+void vm_debug_stop(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	vm->pause = true;
+	pthread_mutex_unlock(&vm->lock);
+	stop_running(vm);
+	if (vm->debug_stopped && loop_post(vm->loop, vm->debug_stopped, vm->debug_opaque))
+		log_error("debugger: out of memory");
+}
+
 void vm_user_pause(struct vm *vm, bool on)
 {
 	if (on && !vm->user_paused) {

@@ -92,6 +92,8 @@ struct vm {
 	struct cpu_io io;
 	struct firmware firmware;
 	struct board *board;
+	void (*debug_stopped)(void *opaque); /* set while a debugger is there; loop thread */
+	void *debug_opaque;
 	struct loop *loop;          /* the main thread's: back-ends add their descriptors before or while it runs */
 	struct virtio_net *nics[VM_MAX_NETS]; /* one per cfg.nets, the board's */
 	unsigned promises;          /* SANDBOX_* that back-ends need once the guest runs: collected by vm_create */
@@ -171,6 +173,9 @@ void vcpu_destroy(struct vcpu *v);
 int vcpu_start(struct vcpu *v);
 void vcpu_kick(struct vm *vm, unsigned index);   /* wake if asleep; something was pended before */
 void vm_clock_changed(void *vm);
+
+/* A vCPU's thread: its debugger's point was hit. Parks all vCPUs and runs vm->debug_stopped on the loop thread. */
+void vm_debug_stop(struct vm *vm);
 
 /* ---- code.c ---- */
 void vm_claim_code(void *vm, struct cpu *c, u64 frame);

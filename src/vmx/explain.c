@@ -171,3 +171,17 @@ void vmx_report_failure(struct cpu *c, struct vmx_failure *fail, u64 vmcs)
 	if (first)
 		log_info("%s", text);
 }
+
+bool vmx_print_vmcs(const struct cpu *c, const char *filter, char *buf, size_t size)
+{
+	const struct vmx *v = vmx_of(c);
+	size_t used = 0;
+
+	if (c->virt != &vmx_ops || !v->s.on || !v->vmcs)
+		return false;
+	*buf = 0;
+	for (unsigned s = 0; s < VF_COUNT && used < size; s++)
+		if (strstr(vmcs_fields[s].name, filter))
+			used += snprintf(buf + used, size - used, "%s = 0x%llx\n", vmcs_fields[s].name, (unsigned long long)vmcs_get(v->vmcs, s));
+	return true;
+}

@@ -39,6 +39,9 @@ char *vmx_explain_failure(const struct vmx_failure *f, char *buf, size_t size);
 struct vmx_failure_text { const char *id, *field, *because, *section, *when; char what[512]; };
 void vmx_failure_pieces(const struct vmx_failure *f, struct vmx_failure_text *t);
 
+/* The current VMCS, a field a line, "NAME = 0x...", of those whose name contains `filter`. False: there is none. */
+bool vmx_print_vmcs(const struct cpu *c, const char *filter, char *buf, size_t size);
+
 const char *vmx_exit_name(unsigned basic_reason); /* "EPT_VIOLATION"; "reason-N" unknown to us is "?" */
 const char *vmx_field_name(u32 encoding);         /* NULL when there is no such field */
 

@@ -36,13 +36,18 @@ DIE = bytes.fromhex("0f011d000f0000" "cc")               # lidt [0f00h], where z
 def kernel(what, text="hello from the guest\n"):
     code = say(text) + {"wait": until_pressed(b"\xf3\x90"), "deaf": b"\xfa\xf4\xeb\xfd", "off": OFF, "die": DIE,
                         "count": until_pressed(SPIN + say("."))}[what]
+    return elf(code)
+
+
+def elf(code):
+    """A PVH kernel of this 32-bit code, at ENTRY."""
     note = struct.pack("<III4sI", 4, 4, 18, b"Xen\0", ENTRY)   # XEN_ELFNOTE_PHYS32_ENTRY
     head = 52 + 2 * 32
-    elf = b"\x7fELF" + bytes([1, 1, 1]) + bytes(9)
-    elf += struct.pack("<HHIIIIIHHHHHH", 2, 3, 1, ENTRY, 52, 0, 0, 52, 32, 2, 0, 0, 0)
-    elf += struct.pack("<IIIIIIII", 1, head + len(note), ENTRY, ENTRY, len(code), len(code), 5, 4)
-    elf += struct.pack("<IIIIIIII", 4, head, 0, 0, len(note), len(note), 4, 4)
-    return elf + note + code
+    out = b"\x7fELF" + bytes([1, 1, 1]) + bytes(9)
+    out += struct.pack("<HHIIIIIHHHHHH", 2, 3, 1, ENTRY, 52, 0, 0, 52, 32, 2, 0, 0, 0)
+    out += struct.pack("<IIIIIIII", 1, head + len(note), ENTRY, ENTRY, len(code), len(code), 5, 4)
+    out += struct.pack("<IIIIIIII", 4, head, 0, 0, len(note), len(note), 4, 4)
+    return out + note + code
 
 
 if __name__ == "__main__":
