@@ -130,7 +130,7 @@ def garbage(r):
 def by_gdb(path):
     out = subprocess.run(["gdb", "-q", "-nx", "-batch", "-ex", f"target remote {path}", "-ex", f"hbreak *{F:#x}", "-ex", "continue", "-ex", "stepi",
                           "-ex", "info registers rip eax", "-ex", "info threads", "-ex", "monitor walk 0x100000", "-ex", "detach"],
-                         capture_output=True, text=True, timeout=60).stdout
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60).stdout
     for want in ("Breakpoint 1", f"{F + 5:#x}", "vCPU 0, runs L1", "paging is off", "detached"):
         assert want in out, f"gdb did not say {want!r}:\n{out}"
 
