@@ -10,5 +10,6 @@
 
 /* The machine has ended: gdb is let go. */
 void ctl_gdb_end(void);
+void ctl_trace_end(void);
 
 #endif

@@ -38,13 +38,6 @@ static u64 exits_of(const struct nest_guest *g)
 	return total;
 }
 
-/* The host's TSC ticks per second, from what both clocks did since the machine was started. */
-static double ticks_per_s(const struct vm *vm)
-{
-	u64 ns = host_now_ns() - vm->start_host_ns, ticks = __builtin_ia32_rdtsc() - vm->start_ticks;
-	return ns ? (double)ticks * NSEC_PER_SEC / ns : 1e9;
-}
-
 /* One virtual CPU of a guest: the same VMCS on every CPU that it has run on, described by the latest. */
 struct runner {
 	const struct cpu *c;
@@ -139,7 +132,7 @@ void ctl_do_tree(struct vm *vm, struct ctl_call *call, json_t *args)
 		return;
 	}
 	gather(vm, f);
-	double rate = ticks_per_s(vm);
+	double rate = vm_ticks_per_s(vm);
 	json_t *guests = json_array();
 	for (unsigned i = 0; i < f->n; i++) {
 		struct guest *g = &f->g[i];
@@ -160,7 +153,7 @@ void ctl_do_tree(struct vm *vm, struct ctl_call *call, json_t *args)
 void ctl_do_exits(struct vm *vm, struct ctl_call *call, json_t *args)
 {
 	static struct nest_count sum[LEVELS][NEST_REASONS]; /* loop thread only */
-	double rate = ticks_per_s(vm);
+	double rate = vm_ticks_per_s(vm);
 	json_t *rows = json_array();
 	memset(sum, 0, sizeof sum);
 	for (unsigned i = 0; i < vm->ncpus; i++) {

@@ -385,6 +385,7 @@ void ctl_close(struct ctl *ctl, json_t *end, int limit_ms)
 		return;
 	}
 	loop_timer_remove(ctl->again);
+	ctl_trace_end();
 	ctl_gdb_end();
 	loop_fd_remove(ctl->listen);
 	close(ctl->listen_fd);

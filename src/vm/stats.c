@@ -6,6 +6,12 @@
 
 static double seconds(u64 ns) { return (double)ns / NSEC_PER_SEC; }
 
+double vm_ticks_per_s(const struct vm *vm)
+{
+	u64 ns = host_now_ns() - vm->start_host_ns, ticks = __builtin_ia32_rdtsc() - vm->start_ticks;
+	return ns ? (double)ticks * NSEC_PER_SEC / ns : 1e9;
+}
+
 static void print_exits(const struct vm *vm, FILE *out)
 {
 	u64 total = 0, entries = 0, failures = 0, by_reason[128] = { 0 };

@@ -160,6 +160,8 @@ void vm_quiesce(struct vm *vm);
 const struct engine_ops *vm_engine(const char *name);
 /* Why `name` (as given with --engine; NULL: auto) means the engine that it means: a sentence for people. */
 const char *vm_engine_reason(const char *name);
+/* The host's TSC ticks per second, from what both clocks did since the machine was started. */
+double vm_ticks_per_s(const struct vm *vm);
 void vm_print_stats(struct vm *vm, FILE *out);
 
 /* ---- nets.c ---- */

@@ -66,6 +66,25 @@ static void follow(struct nest *n, unsigned to)
 		n->wants = -1;     /* has done it */
 }
 
+static noinline void record(struct nest *n, u64 ticks, bool entry, u32 reason)
+{
+	struct nest_recording *r = n->recording;
+	if (r->n == r->room)
+		r->lost++;
+	else
+		r->event[r->n++] = (struct nest_event){ ticks, (u8)n->cur, entry, (u16)reason };
+}
+
+struct nest_recording *vmx_nest_record(struct cpu *c, struct nest_recording *r)
+{
+	struct nest *n = c->virt == &vmx_ops ? &vmx_of(c)->nest : NULL;
+	if (!n)
+		return r;
+	struct nest_recording *old = n->recording;
+	n->recording = r;
+	return old;
+}
+
 void nest_entered(struct cpu *c)
 {
 	struct vmx *v = vmx_of(c);
@@ -92,6 +111,8 @@ void nest_entered(struct cpu *c)
 	g->last_entry = now;
 	g->running = true;
 	n->out = false;
+	if (unlikely(n->recording))
+		record(n, now, true, 0);
 }
 
 void nest_exited(struct cpu *c, u32 reason)
@@ -111,6 +132,8 @@ void nest_exited(struct cpu *c, u32 reason)
 	n->out_reason = reason;
 	n->out_icount = c->icount;
 	n->out_ticks = __rdtsc();
+	if (unlikely(n->recording))
+		record(n, n->out_ticks, false, reason);
 }
 
 const struct nest *vmx_nest(const struct cpu *c) { return c->virt == &vmx_ops ? &vmx_of(c)->nest : NULL; }

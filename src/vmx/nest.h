@@ -29,6 +29,19 @@ struct nest_guest {
 	struct nest_count reason[NEST_REASONS];
 };
 
+/* Entries and exits as they happen, while somebody records (nestbox trace). */
+struct nest_event {
+	u64 ticks;      /* the host's TSC */
+	u8 guest;       /* index */
+	bool entry;
+	u16 reason;     /* of an exit */
+};
+struct nest_recording {
+	unsigned n, room;
+	u64 lost;       /* events after it was full */
+	struct nest_event event[];
+};
+
 struct nest {
 	struct nest_guest guest[NEST_GUESTS];
 	unsigned n;
@@ -38,10 +51,13 @@ struct nest {
 	bool out;           /* between an exit and the next entry */
 	u32 out_reason;
 	u64 out_icount, out_ticks;
+	struct nest_recording *recording; /* set and taken away while the vCPU is parked; NULL: nobody records */
 };
 
 /* Counters of c, NULL without VMX. */
 const struct nest *vmx_nest(const struct cpu *c);
+/* Starts recording (r) or stops it (NULL); the machine must be paused. Returns what was recorded before. */
+struct nest_recording *vmx_nest_record(struct cpu *c, struct nest_recording *r);
 /* What the guest was doing when it last left, or does if it runs right now; and where its hypervisor goes on. From another thread than the vCPU's it
  * may mix two moments, unless the machine is paused. False: its VMCS is no memory any more. */
 struct nest_state {

@@ -88,6 +88,7 @@ static void handle(struct ctl_call *call)
 #include "ctl/verbs.def"
 #undef V
 void ctl_gdb_end(void) {}
+void ctl_trace_end(void) {}
 
 struct ctl_console *ctl_console_create(struct vm *v) { return NULL; }
 void ctl_console_destroy(struct ctl_console *c) {}
