@@ -9,6 +9,7 @@
 #include "host/term.h"
 #include "migrate/snapshot.h"
 #include "migrate/store.h"
+#include "vm/memory_policy.h"
 #include "proto/rundir.h"
 
 #include <errno.h>
@@ -253,7 +254,10 @@ int cli_run_claimed(const struct vm_config *cfg, struct rundir *r, void (*starte
 	if (!err && own.restore)
 		err = snapshots_restore(vm->snapshots, own.restore, own.share);
 
+	if (!err && !(vm->memory = memory_policy_create(vm)))
+		err = -ENOMEM;
 	int status = err ? STATUS_USAGE : run_machine(vm, &ctl, r, started, opaque);
+	memory_policy_free(vm->memory);
 	snapshots_destroy(vm->snapshots);
 	vm_destroy(vm);
 	free(vm);

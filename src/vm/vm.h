@@ -30,7 +30,8 @@ struct vm_config {
 	const char *vnc;                      /* "unix:PATH" or "HOST:PORT" or NULL */
 	const char *screenshot;               /* file that gets a picture of the screen at the end; NULL: none */
 	const char *kernel, *initrd, *append; /* initrd: comma-separated modules for multiboot */
-	u64 memory;                           /* bytes, multiple of 1 MiB */
+	u64 memory;                           /* bytes, multiple of 1 MiB: what the guest is told it has */
+	u64 memory_min, memory_start;         /* bytes; 0: all of it, always. See vm/memory_policy.h */
 	unsigned cpus;
 	bool nested;
 	const char *cpu_model;
@@ -109,6 +110,7 @@ struct vm {
 	bool user_paused;           /* main loop's: the user said pause, so vm_resume leaves it paused */
 	bool hold_wanted;           /* lock: vm_hold was called */
 	int event_fd;               /* wakes the main loop when end or reset_wanted changes */
+	struct memory_policy *memory; /* vm/memory_policy.h; owned by who runs the machine */
 	struct snapshots *snapshots; /* migrate/snapshot.h; NULL: none. Owned by who runs the machine */
 	struct state_buf poweron;   /* all device and CPU state at power-on: RESET loads it */
 	struct vnc *vnc;            /* NULL: no viewers */
