@@ -4,6 +4,7 @@
 usage: bad_input.py NESTBOX
 """
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -118,6 +119,29 @@ case("kvm without a command", ["kvm"], 2, ["missing"])
 case("kvm with no CPU", ["kvm", "--cpus", "0", "--", "true"], 2, ["--cpus", "\"0\""])
 case("cp without a machine", ["cp", "a", "b"], 2, ["NAME:PATH"])
 case("exec in a machine that does not run", ["--state", work, "exec", "nobody", "--", "true"], 2, ["nobody"])
+F = ["run", "--serial", "null", "--timeout", "20", "--memory", "64M"]
+case("unknown firmware", F + ["--firmware", "coreboot"], 2, ["--firmware", "\"coreboot\"", "file:PATH"])
+case("firmware file is missing", F + ["--firmware", "file:" + path("norom")], 2, ["norom", "No such file"])
+case("firmware file is empty", F + ["--firmware", "file:" + empty], 2, ["empty"])
+case("firmware file has an odd size", F + ["--firmware", "file:" + odd], 2, ["odd.img", "513", "4096"])
+case("a kernel and firmware", K + [text, "--firmware", "uefi"], 2, ["--kernel", "--firmware uefi", "leave one"])
+case("no firmware and no kernel", F + ["--firmware", "none", "--disk", zeros], 2, ["nothing to boot"])
+case("variables for a BIOS", F + ["--firmware", "bios", "--firmware-vars", path("vars")], 2, ["vars", "--firmware uefi"])
+case("variables of the wrong size", F + ["--firmware", "uefi", "--firmware-vars", zeros], 2, ["zeros", "65536", "540672"])
+case("variables are a folder", F + ["--firmware", "uefi", "--firmware-vars", work], 2, ["--firmware-vars"])
+case("variables in a folder that is not there", F + ["--firmware", "uefi", "--firmware-vars", path("no/vars")], 2, ["no/vars", "No such file"])
+case("CD-ROM image is missing", F + ["--cdrom", path("nocd.iso")], 2, ["nocd.iso"])
+case("two CD-ROMs", F + ["--cdrom", zeros, "--cdrom", text], 2, ["--cdrom", "one drive"])
+case("a screenshot without a display", K + [text, "--screenshot-at-exit", path("s.png")], 2, ["--screenshot-at-exit", "no display"])
+case("a screenshot that cannot be written", F + ["--firmware", "bios", "--screenshot-at-exit", path("no/s.png")], 2, ["no/s.png", "No such file"])
+case("a viewer's address that is none", F + ["--firmware", "bios", "--vnc", "somewhere"], 2, ["--vnc", "somewhere", "HOST:PORT"])
+case("a viewer's port that is none", F + ["--firmware", "bios", "--vnc", "127.0.0.1:99999"], 2, ["--vnc", "65535"])
+case("a viewer's socket that is a file", F + ["--firmware", "bios", "--vnc", "unix:" + text], 2, ["--vnc", "exists already"])
+with socket.socket() as taken:
+    taken.bind(("127.0.0.1", 0))
+    taken.listen()
+    case("a viewer's port in use", F + ["--firmware", "bios", "--vnc", "127.0.0.1:%d" % taken.getsockname()[1]], 2, ["--vnc", "in use"])
+case("viewers without a display", K + [text, "--vnc", "unix:" + path("vnc")], 2, ["--vnc", "no display"])
 case("unknown option", ["run", "--frobnicate"], 2, ["--frobnicate"])
 case("option without its argument", ["run", "--kernel"], 2, ["--kernel"])
 case("stray argument", K + [text, "stray"], 2, ["stray"])
