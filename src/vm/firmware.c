@@ -179,6 +179,20 @@ static bool disk_wants_uefi(const char *spec)
 	return uefi;
 }
 
+/* "El Torito Bootable CD-ROM Format": a boot catalog whose first, default entry is for EFI; nothing for a BIOS. */
+static bool disc_wants_uefi(const char *path)
+{
+	enum { BLOCK = 2048, RECORD = 17, CATALOG_AT = 0x47, PLATFORM_EFI = 0xef };
+	u8 b[BLOCK];
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0)
+		return false;
+	bool uefi = pread(fd, b, sizeof b, RECORD * BLOCK) == BLOCK && !memcmp(b + 1, "CD001\1EL TORITO", 15) &&
+		    pread(fd, b, sizeof b, (off_t)load_le(b + CATALOG_AT, 4) * BLOCK) == BLOCK && b[0] == 1 && b[1] == PLATFORM_EFI;
+	close(fd);
+	return uefi;
+}
+
 static enum firmware_kind choose(const struct vm_config *cfg)
 {
 	const char *name = cfg->firmware ? cfg->firmware : "auto";
@@ -189,7 +203,8 @@ static enum firmware_kind choose(const struct vm_config *cfg)
 		return FIRMWARE_BIOS;
 	if (!strcmp(name, "none") || cfg->kernel)
 		return FIRMWARE_NONE;
-	return cfg->ndisks && disk_wants_uefi(cfg->disks[0]) ? FIRMWARE_UEFI : FIRMWARE_BIOS;
+	bool uefi = cfg->ndisks ? disk_wants_uefi(cfg->disks[0]) : cfg->cdrom && disc_wants_uefi(cfg->cdrom);
+	return uefi ? FIRMWARE_UEFI : FIRMWARE_BIOS;
 }
 
 int firmware_open(struct firmware *f, const struct vm *vm)

@@ -92,7 +92,7 @@ static void writing_ones_tells_the_size(void **state)
 	cfg_set(r, SLOT, MEM_BAR, 0xffffffff, 4);
 	assert_int_equal(cfg_get(r, SLOT, MEM_BAR, 4), 0xfffff000);
 	cfg_set(r, SLOT, IO_BAR, 0xffffffff, 4);
-	assert_int_equal(cfg_get(r, SLOT, IO_BAR, 4) | 0xffff0000, 0xffffff01);
+	assert_int_equal(cfg_get(r, SLOT, IO_BAR, 4), 0xffffff01); /* all 32 bits: SeaBIOS takes 16-bit BARs for 4 GiB of ports */
 	cfg_set(r, 5, 0x10, 0xffffffff, 4);
 	cfg_set(r, 5, 0x14, 0xffffffff, 4);
 	assert_int_equal(cfg_get(r, 5, 0x10, 4), 0xffff0004);

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Firmware, boot loaders and memtest86+ of Debian, unmodified, are looked at: their screens show what they should. No test depends on time but by giving up.
 
-usage: screens.py NESTBOX CACHE CASE ENGINE
+usage: screens.py NESTBOX CASE ENGINE
 Needs: seabios, ovmf, grub-common, grub-pc-bin, grub-efi-amd64-bin, xorriso, mtools, memtest86+.
 """
 import os
@@ -14,7 +14,9 @@ import tempfile
 import time
 import zlib
 
-nestbox, cache, case, engine = sys.argv[1:5]
+nestbox, case, engine = sys.argv[1:4]
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+cache = os.environ.get("NESTBOX_CACHE", os.path.join(ROOT, ".cache"))
 LIMIT = int(os.environ.get("FW_LIMIT", "280"))
 MEMTEST = "/usr/lib/memtest86+/memtest86+x64.iso"
 VARS = "/usr/share/OVMF/OVMF_VARS_4M.fd"
@@ -133,6 +135,13 @@ def share(rows, colour):
 
 
 def grub_image():
+    if not os.path.exists(os.path.join(cache, "images", "vmlinuz")):
+        print("no guest images; make them with tools/guest-images")
+        sys.exit(77)
+    return make_grub_image()
+
+
+def make_grub_image():
     """A hybrid image, for CD and disk, BIOS and UEFI: GRUB, Debian's kernel, a small userland that switches off."""
     root, image = os.path.join(work, "root"), os.path.join(work, "grub.iso")
     os.makedirs(os.path.join(root, "boot/grub"))
