@@ -19,6 +19,7 @@ enum step cpu_fault_err(struct cpu *c, unsigned vector, u32 error)
 }
 unsigned cpu_maxphyaddr(const struct cpu *c) { return rig_maxphyaddr; }
 bool cpu_has(const struct cpu *c, enum cpu_feature f) { return true; }
+void cpu_debug_access(struct cpu *c, u64 la, unsigned len, bool write) { }
 void cpu_debug_data(struct cpu *c, u64 la, unsigned size, bool write)
 {
 	current->debug_la = la;
