@@ -18,6 +18,8 @@ static const int always[] = {
 	SCMP_SYS(clone), SCMP_SYS(clone3), SCMP_SYS(futex), SCMP_SYS(set_robust_list), SCMP_SYS(rseq), SCMP_SYS(sched_yield), SCMP_SYS(exit),
 	SCMP_SYS(exit_group), SCMP_SYS(gettid), SCMP_SYS(getpid), SCMP_SYS(tgkill), SCMP_SYS(sched_getaffinity), SCMP_SYS(restart_syscall),
 	SCMP_SYS(membarrier),
+	/* translated code's GS segment, where the host lacks FSGSBASE */
+	SCMP_SYS(arch_prctl),
 	/* signals: vector exceptions (SIGFPE), abort */
 	SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn), SCMP_SYS(sigaltstack),
 	/* files that are open already: console, disks, logs */

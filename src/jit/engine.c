@@ -164,9 +164,15 @@ static void settle(struct cpu *c, struct site *s)
 static u8 *go_on(struct cpu *c)
 {
 	struct jit *j = jit_of(c);
-	u64 rip = c->arch.rip;
-	if (unlikely(j->lockstep || cpu_must_service(c) || !(c->mode & MODE_L) || c->acc_class == 3))
+	struct exit_record what;
+	if (unlikely(j->lockstep))
 		return NULL;
+	/* What has to be told to the VM the engine's loop asks for again. */
+	if (unlikely(cpu_must_service(c)) && (!cpu_service(c, &what) || cpu_must_service(c)))
+		return NULL;
+	if (unlikely(!(c->mode & MODE_L) || c->acc_class == 3))
+		return NULL;
+	u64 rip = c->arch.rip;
 	j->in.xneed = c->arch.cpl == 3 ? TLB_XU : TLB_XS;
 	struct tlb_bank *bank = mmu_bank(c);
 	const struct tlb_jump *at = &bank->jump[mmu_jump_slot(rip)];
@@ -395,15 +401,22 @@ u8 *jit_on_site(struct cpu *c, struct site *s)
 }
 
 /* ---- lifetime ---- */
+/* For tests: NESTBOX_TEST_HOST_LACKS=avx2,bmi2,fsgsbase makes an old host of this one. */
+static bool lacks(const char *feature)
+{
+	const char *list = getenv("NESTBOX_TEST_HOST_LACKS");
+	return list && strstr(list, feature);
+}
+
 static int jit_create(struct cpu *c)
 {
 	struct jit *j = calloc(1, sizeof *j);
 	if (!j)
 		return -ENOMEM;
 	__builtin_cpu_init();
-	j->avx = __builtin_cpu_supports("avx2");
-	j->bmi2 = __builtin_cpu_supports("bmi2");
-	j->fsgsbase = getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE;
+	j->avx = __builtin_cpu_supports("avx2") && !lacks("avx2");
+	j->bmi2 = __builtin_cpu_supports("bmi2") && !lacks("bmi2");
+	j->fsgsbase = (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) && !lacks("fsgsbase");
 	j->in.arena_bytes = jit_blocks_bytes(c);
 	int err = interp_init(c, &j->in);
 	if (!err)

@@ -37,6 +37,63 @@ static void stale_until_invlpg_then_gone(void **state)
 	rig_close(&r);
 }
 
+#define LB (LA + TLB_ENTRIES * 4096ull) /* the same place in the TLB */
+
+static void open_colliding(struct rig *r, u64 flags)
+{
+	rig_open(r, RIG_64);
+	rig_map(r, LA, PA, P | W | U | flags, 12);
+	rig_map(r, LB, PA + 0x1000, P | W | U, 12);
+	rig_expect_ok(r, LA, ACC_W);
+	rig_expect_ok(r, LB, ACC_W); /* LA's entry moves aside */
+	assert_false(cached(r, LA));
+}
+
+static void a_replaced_entry_comes_back_without_a_walk(void **state)
+{
+	struct rig r;
+	open_colliding(&r, 0);
+	u64 walks = r.cpu->stats.walks;
+	for (unsigned n = 0; n < 10; n++) {
+		rig_expect_ok(&r, LA, ACC_W);
+		rig_expect_ok(&r, LB, ACC_W);
+	}
+	assert_int_equal(r.cpu->stats.walks, walks);
+	rig_close(&r);
+}
+
+static void a_replaced_entry_is_invalidated_as_well(void **state)
+{
+	struct rig r;
+	open_colliding(&r, 0);
+	rig_set(&r, rig_entry(&r, LA, 0), 0);
+	rig_expect_ok(&r, LA, ACC_R); /* stale */
+	rig_expect_ok(&r, LB, ACC_R);
+	mmu_invlpg(r.cpu, gva(LA));
+	rig_expect_pf(&r, LA, ACC_R, 0);
+	rig_expect_ok(&r, LB, ACC_R);
+	rig_close(&r);
+	open_colliding(&r, G);
+	rig_set(&r, rig_entry(&r, LA, 0), 0);
+	mmu_flush_current(r.cpu, false);
+	rig_expect_ok(&r, LA, ACC_R); /* global */
+	rig_expect_ok(&r, LB, ACC_R);
+	mmu_flush_current(r.cpu, true);
+	rig_expect_pf(&r, LA, ACC_R, 0);
+	rig_close(&r);
+}
+
+static void a_replaced_entry_loses_write_permission_too(void **state)
+{
+	struct rig r;
+	open_colliding(&r, 0);
+	mmu_write_protect(r.cpu, (u64)mem_frame(&r.mem, gpa(PA)));
+	rig_expect_ok(&r, LA, ACC_R);
+	assert_true(mmu_hit(r.cpu, LA, TLB_R(1)));
+	assert_false(mmu_hit(r.cpu, LA, TLB_W(1)));
+	rig_close(&r);
+}
+
 static void more_permission_needs_no_invalidation(void **state)
 {
 	struct rig r;
@@ -255,7 +312,8 @@ static void write_protection_reaches_every_context(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(stale_until_invlpg_then_gone),
+		cmocka_unit_test(a_replaced_entry_comes_back_without_a_walk), cmocka_unit_test(a_replaced_entry_is_invalidated_as_well),
+		cmocka_unit_test(a_replaced_entry_loses_write_permission_too), cmocka_unit_test(stale_until_invlpg_then_gone),
 		cmocka_unit_test(more_permission_needs_no_invalidation),
 		cmocka_unit_test(cr3_load_keeps_global_pages),
 		cmocka_unit_test(global_needs_pge),
