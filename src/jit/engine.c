@@ -165,7 +165,7 @@ static u8 *go_on(struct cpu *c)
 {
 	struct jit *j = jit_of(c);
 	struct exit_record what;
-	if (unlikely(j->lockstep))
+	if (unlikely(j->lockstep || c->dbg)) /* a debugger is asked in the engine's loop */
 		return NULL;
 	/* What has to be told to the VM the engine's loop asks for again. */
 	if (unlikely(cpu_must_service(c)) && (!cpu_service(c, &what) || cpu_must_service(c)))
