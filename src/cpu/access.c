@@ -187,7 +187,7 @@ static bool write_part(struct cpu *c, const struct part *p, const u8 *from)
 static bool read_scalar(struct cpu *c, u64 la, unsigned size, u32 acc, u64 *v)
 {
 	struct access a;
-	u8 bytes[8] = { 0 };
+	u8 bytes[32] = { 0 }; /* 8 are used; copy() may be inlined with all its sizes */
 	if (!begin(c, la, size, size, acc, &a))
 		return false;
 	if (!read_part(c, &a.p[0], bytes) || (a.n == 2 && !read_part(c, &a.p[1], bytes + a.p[0].len)))
