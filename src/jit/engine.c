@@ -160,15 +160,25 @@ static void settle(struct cpu *c, struct site *s)
 	c->arch.gpr[GPR_BLOCK_RIP] = j->hot->page + jit_block(j, s)->off;
 }
 
+/* What pends between two blocks; false: the engine's loop has to go on. It asks again for what it has to tell the VM, and begins a single step anew. */
+static bool serve(struct cpu *c)
+{
+	struct exit_record what;
+	if ((c->pending & PEND_STEP) || !cpu_service(c, &what))
+		return false;
+	if (likely(!cpu_must_service(c)))
+		return true;
+	c->step = 0;
+	return false;
+}
+
 /* C has brought the guest to arch.rip. On in host code if nothing else is to be done and there is some, else out. */
 static u8 *go_on(struct cpu *c)
 {
 	struct jit *j = jit_of(c);
-	struct exit_record what;
 	if (unlikely(j->lockstep || c->dbg)) /* a debugger is asked in the engine's loop */
 		return NULL;
-	/* What has to be told to the VM the engine's loop asks for again. */
-	if (unlikely(cpu_must_service(c)) && (!cpu_service(c, &what) || cpu_must_service(c)))
+	if (unlikely(cpu_must_service(c)) && !serve(c))
 		return NULL;
 	if (unlikely(!(c->mode & MODE_L) || c->acc_class == 3))
 		return NULL;
