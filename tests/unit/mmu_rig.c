@@ -1,6 +1,5 @@
 #include "cpu/debugger.h"
 #include "mmu_rig.h"
-#include "cpu/debugger.h"
 
 #include <stdlib.h>
 
@@ -28,8 +27,6 @@ void cpu_debug_data(struct cpu *c, u64 la, unsigned size, bool write)
 	current->debug_write = write;
 	current->debug_calls++;
 }
-
-void cpu_debug_access(struct cpu *c, u64 la, unsigned len, bool write) {} /* no debugger */
 
 /* ---- device ---- */
 static u64 io_read(void *vm, u64 at, unsigned size)
