@@ -108,13 +108,15 @@ try:
         fail(f"checkpoint between {before_first} and {after_first}; applied, the count went {back}")
     print(f"checkpoint between {before_first} and {after_first}; applied to the running machine the count went from {back[0][0]} to {back[0][1]}")
 
+    saved = counts()[-1] # and a few more until it stands still
     nb("save", "a")
-    saved = counts()[-1] if nb("list").count("saved") else fail("the VM is not shown as saved")
+    if " saved " not in nb("list"):
+        fail("the VM is not shown as saved")
     nb("start", "a")
     wait("the L2 counts after the restore", lambda: len(counts()) > 2)
-    if not saved <= counts()[0] <= saved + 2:
-        fail(f"saved at {saved}, went on at {counts()[0]}")
-    print(f"saved at {saved}, went on at {counts()[0]}")
+    if not saved <= counts()[0] <= saved + 20:
+        fail(f"saved after {saved}, went on at {counts()[0]}")
+    print(f"saved after {saved}, went on at {counts()[0]}")
 
     nb("clone", "a", "b", "--checkpoint", "second")
     nb("start", "b")
