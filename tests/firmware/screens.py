@@ -231,7 +231,7 @@ def ovmf_shell():
         fail("the shell is not on the screen")
     vm.key("--text", "echo typed-by-keyboard\n")
     vm.says("\ntyped-by-keyboard") # the command's output; the shell's own echo positions each character
-    vm.key("--text", "reset -s\n")
+    vm.ask("key", "fw", "--text", "reset -s\n") # which may find the machine gone before it can answer
     vm.ends(0)
 
 
