@@ -3,6 +3,7 @@
 
 usage: bad_input.py NESTBOX
 """
+import fcntl
 import os
 import socket
 import subprocess
@@ -80,6 +81,14 @@ case("unknown trace name", K + [text, "--trace", "insn,nonsense"], 2, ["nonsense
 case("timeout is a word", K + [text, "--timeout", "soon"], 2, ["--timeout", "soon"])
 case("disk is missing", K + [text, "--disk", path("nodisk.img")], 2, ["nodisk.img"])
 case("disk size is odd", K + [text, "--disk", odd], 2, ["odd.img", "513"])
+case("disk of another format than it is said to be", K + [text, "--disk", zeros + ",format=qcow2"], 2, ["zeros", "qcow2"])
+case("disk with an unknown word", K + [text, "--disk", zeros + ",colour=red"], 2, ["colour", "format="])
+case("disk on a bus that there is not", K + [text, "--disk", zeros + ",bus=scsi"], 2, ["bus=scsi", "virtio"])
+case("disk that is both read-only and a snapshot", K + [text, "--disk", zeros + ",ro,snapshot=on"], 2, ["snapshot"])
+case("overlay that is no overlay", K + [text, "--disk", zeros + ",overlay=" + text], 2, ["text", "overlay"])
+with open(zeros, "rb") as other_vm:
+    fcntl.flock(other_vm, fcntl.LOCK_SH)
+    case("disk that another VM reads, for writing", K + [text, "--disk", zeros], 2, ["zeros", "in use"])
 case("too many disks", K + [text] + ["--disk", zeros] * 9, 2, ["--disk"])
 import socket
 def net(sentence, value, words):
