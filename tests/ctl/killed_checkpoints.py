@@ -47,7 +47,7 @@ try:
     for n in range(rounds):
         pid = json.loads(nb("start", "a", "--json").stdout)["pid"]
         p = subprocess.Popen(command("checkpoint", "a", "create", f"c{n}"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(random.random() * 0.06)
+        time.sleep(random.random() * 0.15)
         os.kill(pid, signal.SIGKILL)
         if p.wait() == 0:
             kept.append(f"c{n}")
