@@ -21,7 +21,7 @@ import tinykernel
 
 PLAIN = [(r"process \d+", "process <pid>"), (r'"pid": \d+', '"pid": <pid>'), (r"\b[0-9a-f]{16}\b", "<id>"),
          (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "<time>"), (r'"created": \d+', '"created": <time>'), (r'"uptime_s": [0-9.e+-]+', '"uptime_s": <n>'),
-         (r"(engine|engine_reason)(\": |: )\"?(interp|jit|auto|kvm)\b.*", r"\1\2<engine>"), (r"on engine .*", "on engine <engine>"),
+         (r"(engine|engine_reason)(\": |: )\"?(interp|jit|auto|kvm|engine)\b.*", r"\1\2<engine>"), (r"on engine .*", "on engine <engine>"),
          (r"the host has [0-9.]+ [GM]iB", "the host has <n>"), (r"engine (interp|jit|kvm):", "engine <engine>:"),
          (r"(open-files.*:|address-space.*:|memory-lock.*:|\"detail\": \"(?=limit|unlimited|\d+ allowed)) ?.*", r"\1 <n>"),
          (r"^(\S+ +running +\d+ +\d+ MiB +\S+ +)\S+ +\d+ s +\d+ *$", r"\1<engine> <n> <pid>")]
