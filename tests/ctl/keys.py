@@ -79,6 +79,9 @@ try:
     look("show", "show", "a", more=shown)
     look("nested", "nested", "status", "a")
     look("doctor", "doctor", more=checks)
+    look("checkpoint", "checkpoint", "a", "create", "one", more={"name", "key", "bytes", "pages"})   # as in list
+    look("checkpoint", "checkpoint", "a", "list")
+    look("checkpoint", "checkpoint", "a", "apply", "one", more={"name", "key"})
     look("pause", "pause", "a")
     look("resume", "resume", "a")
     look("stop", "stop", "a", more=["status"])

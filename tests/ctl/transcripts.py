@@ -19,7 +19,8 @@ import tempfile
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import tinykernel
 
-PLAIN = [(r"process \d+", "process <pid>"), (r'"pid": \d+', '"pid": <pid>'), (r"\b[0-9a-f]{16}\b", "<id>"),
+PLAIN = [(r"stood still for \d+ ms", "stood still for <n> ms"), (r'"(pause_ms|write_ms|apply_ms|guest_s|bytes|pages)": [0-9.e+-]+', r'"\1": <n>'),
+         (r"process \d+", "process <pid>"), (r'"pid": \d+', '"pid": <pid>'), (r"\b[0-9a-f]{16}\b", "<id>"),
          (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "<time>"), (r'"created": \d+', '"created": <time>'), (r'"uptime_s": [0-9.e+-]+', '"uptime_s": <n>'),
          (r"(engine|engine_reason)(\": |: )\"?(interp|jit|auto|kvm|engine)\b.*", r"\1\2<engine>"), (r"on engine .*", "on engine <engine>"),
          (r"the host has [0-9.]+ [GM]iB", "the host has <n>"), (r"engine (interp|jit|kvm):", "engine <engine>:"),
