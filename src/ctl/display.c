@@ -59,18 +59,25 @@ static void press(struct vm *vm, const json_t *chord)
 		i8042_key(board_keyboard(vm), (u16)json_integer_value(json_array_get(chord, i)), false);
 }
 
+/* All is typed; or the client has gone, or the machine has ended, perhaps because of what was typed. */
+static void type_end(void *opaque)
+{
+	struct typing *t = opaque;
+	loop_timer_remove(t->timer);
+	ctl_reply(t->call, NULL);
+	json_decref(t->keys);
+	free(t);
+}
+
 static void type_next(void *opaque)
 {
 	struct typing *t = opaque;
-	if (t->next < json_array_size(t->keys) && ctl_alive(t->call)) {
-		press(t->vm, json_array_get(t->keys, t->next++));
-		loop_timer_set(t->timer, KEY_MS);
+	if (t->next >= json_array_size(t->keys)) {
+		type_end(t);
 		return;
 	}
-	ctl_reply(t->call, NULL);
-	loop_timer_remove(t->timer);
-	json_decref(t->keys);
-	free(t);
+	press(t->vm, json_array_get(t->keys, t->next++));
+	loop_timer_set(t->timer, KEY_MS);
 }
 
 static bool is_chord(const json_t *chord)
@@ -104,5 +111,6 @@ void ctl_do_key(struct vm *vm, struct ctl_call *call, json_t *args)
 		return;
 	}
 	*t = (struct typing){ vm, call, timer, json_incref(keys), 0 };
+	ctl_on_gone(call, type_end, t);
 	type_next(t);
 }
