@@ -10,7 +10,10 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
+
+#define HEAD_START_MS 500 /* the guest's own first pages come before the rest (bench/snapshot on a busy host) */
 
 struct lazy_load {
 	struct vm *vm;
@@ -74,6 +77,9 @@ static void fetch(void *opaque, u64 frame)
 static void *load_thread(void *opaque)
 {
 	struct lazy_load *l = opaque;
+	const struct timespec nap = { .tv_nsec = 10 * 1000000 };
+	for (unsigned ms = 0; ms < HEAD_START_MS && !__atomic_load_n(&l->stop, __ATOMIC_RELAXED); ms += 10)
+		nanosleep(&nap, NULL);
 	for (u64 f = 0; f < l->vm->mem.frames && !__atomic_load_n(&l->stop, __ATOMIC_RELAXED); f++)
 		mem_fetch(&l->vm->mem, f);
 	return NULL;
