@@ -32,5 +32,6 @@ struct engine_ops {
 extern const struct engine_ops interp_engine, jit_engine, lockstep_engine;
 /* Entries into a block before it is translated; tests set 0. */
 extern unsigned jit_hot;
+extern unsigned jit_slice, jit_samples; /* how soon a loop is watched, see jit/engine.c */
 
 #endif

@@ -76,7 +76,8 @@ void jit_cache_flush(struct cpu *c)
 		b->heat = 0;
 		b->insn[0].fn = jit_h_count;
 	}
-	j->all = NULL;
+	j->all = j->regions = NULL;
+	j->path.on = false;
 	j->next = j->first;
 	j->sites = j->arena_end;
 	mmu_banks_drop_jumps(c);
@@ -120,9 +121,9 @@ static void aim_at_stub(struct jit *j, const struct site *s) { as_aim(jit_host(j
 static void drop_code(struct jit *j, struct block *b)
 {
 	struct code *k = b->code;
-	for (unsigned n = 0; n < k->nlinks; n++) {
-		unlink_out(j, k->link[n]);
-		aim_at_stub(j, k->link[n]); /* a RET may still come back to behind our CALL */
+	for (u32 at = k->own; at; at = site_at(j, at)->link.own) {
+		unlink_out(j, site_at(j, at));
+		aim_at_stub(j, site_at(j, at)); /* a RET may still come back to behind our CALL */
 	}
 	while (k->in) {
 		struct site *s = site_at(j, k->in);
@@ -134,6 +135,23 @@ static void drop_code(struct jit *j, struct block *b)
 	as_jmp(&a, j->gone);
 	k->block = NULL;
 	b->code = NULL;
+	struct code **p = &j->regions;
+	while (k->nblocks && *p && *p != k)
+		p = &(*p)->next_region;
+	if (k->nblocks && *p)
+		*p = k->next_region;
+}
+
+void jit_replace(struct cpu *c, struct block *b, struct code *k)
+{
+	struct jit *j = jit_of(c);
+	struct code *old = b->code;
+	if (old) {
+		drop_code(j, b);
+		struct as a = { old->far, old->near };
+		as_jmp(&a, k->far);
+	}
+	b->code = k;
 }
 
 void jit_drop(struct cpu *c, struct block *b)
@@ -143,9 +161,26 @@ void jit_drop(struct cpu *c, struct block *b)
 	b->insn[0].fn = jit_h_count;
 }
 
+/* Regions that contain b. */
+static void drop_regions(struct cpu *c, const struct block *b)
+{
+	struct jit *j = jit_of(c);
+	for (struct code *k = j->regions, *next; k; k = next) {
+		next = k->next_region;
+		for (unsigned n = 0; n < k->nblocks; n++)
+			if (k->blocks[n] == b && k->block != b) {
+				jit_drop(c, k->block);
+				break;
+			}
+	}
+}
+
 static void killed(struct cpu *c, struct block *b)
 {
 	struct jit *j = jit_of(c);
+	if (b->in_region)
+		drop_regions(c, b);
+	j->path.on = false;
 	if (!b->code)
 		return;
 	drop_code(j, b);

@@ -10,14 +10,14 @@ static bool has_imm(const struct insn *i) { return i->flags & INSN_IMM; }
 static bool plain_reg(unsigned n, unsigned size) { return !is_high(n, size); }
 static u8 reg_of(unsigned n, unsigned size) { return (u8)(size == 1 ? n >> 3 : n); }
 /* High bytes only beside registers and memory that need no REX. */
-static bool needs_rex(const struct tr *t, unsigned n, unsigned size)
+static bool needs_rex(struct tr *t, unsigned n, unsigned size)
 {
 	if (!ohomed(t, n, size))
 		return false;
 	unsigned h = ohome(t, n, size);
 	return !(h & HIGH) && h >= RSP;
 }
-static bool clash(const struct tr *t, unsigned x, unsigned y, unsigned size) { return (is_high(x, size) && needs_rex(t, y, size)) || (is_high(y, size) && needs_rex(t, x, size)); }
+static bool clash(struct tr *t, unsigned x, unsigned y, unsigned size) { return (is_high(x, size) && needs_rex(t, y, size)) || (is_high(y, size) && needs_rex(t, x, size)); }
 
 /* ---- ADD OR ADC SBB AND SUB XOR CMP TEST ---- */
 static struct recipe alu_recipe(unsigned op, const struct insn *i, bool src_known)

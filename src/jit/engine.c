@@ -12,6 +12,10 @@
 
 unsigned jit_hot = 12;
 
+/* Host code looks up from its work after so many instructions; a loop's head that is found so often is the head of a region. */
+unsigned jit_slice = 65536, jit_samples = 3;
+#define NEVER 255
+
 /* So many splits within 2048 instructions each: groups do not pay in that block. */
 #define SPLITS_PER 32
 
@@ -44,7 +48,7 @@ static void prepare(struct cpu *c)
 	struct jit *j = jit_of(c);
 	struct tlb_bank *bank = mmu_bank(c);
 	j->hot->vec_ok = vec_ok(c);
-	j->base = c->budget_end;
+	j->base = min_u64(c->budget_end, c->icount + jit_slice);
 	j->hot->left = j->base - c->icount;
 	if (bank != j->hot->bank) {
 		j->hot->bank = bank;
@@ -93,6 +97,11 @@ enum step jit_h_enter(struct cpu *c, const struct insn *i)
 		return lockstep_enter(c, i);
 	if (j->inside)
 		return back_out(c, b);
+	if (unlikely(j->path.on)) {
+		jit_record(c, b, rip);
+		if (j->path.on)
+			return b->first(c, i);
+	}
 	for (;;) {
 		jit_run_code(c, b, rip);
 		if (j->step != STEP_END || cpu_must_service(c))
@@ -101,7 +110,7 @@ enum step jit_h_enter(struct cpu *c, const struct insn *i)
 		b = block_peek(c, rip);
 		if (!b)
 			return STEP_END;
-		if (!b->code)
+		if (!b->code || j->path.on)
 			return block_enter(c, b, rip);
 		c->icount += b->n;
 	}
@@ -235,12 +244,38 @@ static u8 *leave_at(struct cpu *c, struct site *s, u64 rip)
 	return go_on(c);
 }
 
+/* Host code left at a loop's edge to b, because its time was up. True: let the interpreter run a round and be watched. */
+static bool looped(struct cpu *c, struct block *b, struct site *s)
+{
+	struct jit *j = jit_of(c);
+	if ((i64)j->hot->left > 0)
+		return false;
+	j->stats.samples++;
+	if (b->samples == NEVER || ((struct code *)b->code)->nblocks)
+		return false;
+	if (++b->samples % jit_samples)
+		return false;
+	if (b->samples >= 4 * jit_samples) {
+		b->samples = NEVER;
+		return false;
+	}
+	j->path.n = 0;
+	j->path.head = b;
+	j->path.on = true;
+	return true;
+}
+
 /* A direct jump within the page. Its target's code is at hand: aimed there, and on. */
 static u8 *on_link(struct cpu *c, struct site *s)
 {
 	struct jit *j = jit_of(c);
 	u64 rip = j->hot->page + (u64)(i64)s->link.off;
 	struct block *b = block_peek(c, rip);
+	if (!j->lockstep && b && b->code && s->link.to && looped(c, b, s)) {
+		settle(c, s);
+		c->arch.rip = rip;
+		return NULL;
+	}
 	if (!j->lockstep && b && b->code && !s->link.to) {
 		jit_link(c, s, b);
 		j->stats.links++;
@@ -288,11 +323,11 @@ static u8 *on_split(struct cpu *c, struct site *s)
 		b->misses = 0;
 		b->misses_since = now;
 	}
-	if (++b->misses >= SPLITS_PER && b->code) {
+	if (++b->misses >= SPLITS_PER && b->code && !s->split) {
 		b->plain = true;
 		jit_drop(c, b);
 	}
-	return leave_to(c, s);
+	return s->split ? jit_host(j, s->split) : leave_to(c, s);
 }
 
 static u8 *on_group_miss(struct cpu *c, struct site *s)
@@ -301,7 +336,7 @@ static u8 *on_group_miss(struct cpu *c, struct site *s)
 	struct hot *h = j->hot;
 	const struct tlb_fast *f = (const struct tlb_fast *)((u8 *)h->bank + h->s1);
 	bool write = s->kind == SITE_WRITE;
-	u64 la = h->host ^ (write ? f->w : f->r), len = s->size;
+	u64 la = (s->host || s->split ? h->keep[s->host] : h->host) ^ (write ? f->w : f->r), len = s->size;
 	j->stats.misses++;
 	if ((la & 0xfff) + s->size > PAGE_SIZE || !cpu_canonical(la))
 		return on_split(c, s);

@@ -62,7 +62,8 @@ static bool backward(struct tr *t, i64 off) { return off <= t->b->off; }
 static void link_jump(struct tr *t, u8 *at, struct site *s)
 {
 	s->link.at = jit_off(t->j, at);
-	t->code->link[t->code->nlinks++] = s;
+	s->link.own = t->code->own;
+	t->code->own = jit_off(t->j, s);
 	tr_stub(t, at, s);
 }
 

@@ -44,7 +44,7 @@ void plan_follow(struct tr *t, const struct insn *i, u32 writes)
 void plan_forget(struct tr *t)
 {
 	t->epoch++;
-	t->group = NO_GROUP;
+	memset(t->in_host, NO_GROUP, sizeof t->in_host);
 }
 
 /* ---- choosing ---- */
@@ -54,23 +54,23 @@ static bool same_base(const struct access *x, const struct access *y)
 	       x->index_version == y->index_version && x->epoch == y->epoch;
 }
 
-/* HOST belongs to one group at a time, from its first to its last instruction. */
-static bool taken(const struct plan *p, unsigned k)
+/* A register belongs to one group at a time, from its first to its last instruction. */
+static bool taken(const struct plan *p, unsigned host, unsigned k)
 {
 	for (unsigned n = 0; n < p->groups; n++)
-		if (k >= p->group[n].first_k && k <= p->group[n].last_k)
+		if (p->group[n].host == host && k >= p->group[n].first_k && k <= p->group[n].last_k)
 			return true;
 	return false;
 }
 
-/* Visits the members of the group that begins with access n; returns how many. mark: they become members. */
-static unsigned members(struct plan *p, unsigned n, struct group *g, bool mark)
+/* Visits the members of the group that begins with access n and has this register; returns how many. mark: they become members. */
+static unsigned members(struct plan *p, unsigned n, unsigned host, struct group *g, bool mark)
 {
 	const struct access *x = &p->access[n];
 	unsigned count = 0;
 	i64 hi = x->at.disp + x->size;
-	*g = (struct group){ .lo = x->at.disp, .first_k = x->k };
-	for (unsigned m = n; m < p->n && !taken(p, p->access[m].k); m++) {
+	*g = (struct group){ .lo = x->at.disp, .first_k = x->k, .host = (u8)host };
+	for (unsigned m = n; m < p->n && !taken(p, host, p->access[m].k); m++) {
 		struct access *y = &p->access[m];
 		i64 from = y->at.disp, to = y->at.disp + y->size;
 		if (y->group != NO_GROUP || !same_base(x, y) || from < g->lo - MAX_SPAN || to > hi + MAX_SPAN)
@@ -94,18 +94,20 @@ static unsigned members(struct plan *p, unsigned n, struct group *g, bool mark)
 void plan_make(struct plan *p)
 {
 	for (;;) {
-		unsigned best = 1, at = 0;
+		unsigned best = 1, at = 0, host = 0;
 		struct group g;
-		for (unsigned n = 0; n < p->n; n++) {
-			unsigned count = p->access[n].group == NO_GROUP ? members(p, n, &g, false) : 0;
-			if (count > best) {
-				best = count;
-				at = n;
+		for (unsigned n = 0; n < p->n; n++)
+			for (unsigned h = 0; h < p->hosts && p->access[n].group == NO_GROUP; h++) {
+				unsigned count = members(p, n, h, &g, false);
+				if (count > best) {
+					best = count;
+					at = n;
+					host = h;
+				}
 			}
-		}
 		if (best == 1)
 			break;
-		members(p, at, &g, true);
+		members(p, at, host, &g, true);
 		p->group[p->groups++] = g;
 	}
 	p->made = true;

@@ -59,6 +59,7 @@ struct site {
 	u16 size;
 	bool group : 1;        /* SITE_READ, SITE_WRITE: for several accesses, the address is in HOST */
 	bool writes : 1;       /* the instruction itself writes */
+	u8 host : 2;           /* number of the group's register */
 	bool far : 1;          /* SITE_JUMP: registers are as after the instruction */
 	bool live : 1;         /* the recipe holds */
 	bool twice : 1;        /* SITE_READ, SITE_WRITE: the instruction probes again, and the two may want the same entry for ever */
@@ -68,8 +69,9 @@ struct site {
 	u8 pad_[2];
 	union {
 		u32 helper; /* two struct insn: a copy, and what returns to us */
+		u32 split;  /* SITE_READ, SITE_WRITE of a group in a region: the same instruction without groups; 0: in the interpreter */
 		/* off: target, from the page. at 0: never linked. to: 0 or where it leads, as block; next: in its list */
-		struct { i32 off; u32 at, stub, to, next; } link;
+		struct { i32 off; u32 at, stub, to, next, own; } link; /* own: the code's next link */
 	};
 } __attribute__((packed, aligned(4)));
 
@@ -78,8 +80,10 @@ struct code {
 	struct block *block;
 	u8 *far, *near;   /* entries: S0 = rip; and from the same page */
 	u32 in;                 /* links that jump here: offset of the first */
-	struct site *link[3];   /* our own */
-	unsigned nlinks;
+	u32 own;                /* our own links: offset of the first */
+	unsigned nblocks;       /* of a region; 0: a block */
+	struct block **blocks;
+	struct code *next_region;
 };
 
 /* ---- what host code touches, at the start of the arena ---- */
@@ -91,6 +95,7 @@ struct hot {
 	u32 vec_ok;             /* VEC_OK_*: what may run */
 	u64 lazy_a, lazy_b;
 	u64 s0, s1, host;       /* S0, S1, HOST as a site left them */
+	u64 keep[3];            /* a region's registers for groups, while C runs */
 	u64 rsp, rsp_base, rsp_limit; /* of the host: as a site left it; no return addresses; and when there are too many */
 	u64 rsp_top;            /* below all stretches, see returns.c */
 	u8 *ret_empty;          /* what lies at rsp_base */
@@ -103,7 +108,11 @@ struct hot {
 };
 
 #define RETURNS_DEPTH 6
-struct jit_stats { u64 blocks, insns, helpers_built, bytes, flushes, entries, stays, misses, slow, splits, faults, jumps, jump_fills, helper_calls, links, killed, ns; };
+/* A loop that is hot: the blocks of one round, as the interpreter ran them. */
+#define REGION_BLOCKS 12
+struct path { struct block *head, *block[REGION_BLOCKS]; unsigned n; bool on; u64 page; };
+
+struct jit_stats { u64 regions, region_insns, samples, blocks, insns, helpers_built, bytes, flushes, entries, stays, misses, slow, splits, faults, jumps, jump_fills, helper_calls, links, killed, ns; };
 
 struct jit {
 	struct interp in;       /* first: it is cpu->engine */
@@ -116,7 +125,8 @@ struct jit {
 	u32 jump_gen;           /* c->tlb->jump_gen when the host's stack was empty */
 	struct { u64 space, rsp, base; } stretch[RETURNS_DEPTH]; /* returns.c */
 	unsigned stretches;
-	struct code *all;
+	struct code *all, *regions;
+	struct path path;       /* being recorded */
 	u64 base;               /* icount = base - left */
 	/* What a site decided when it left host code: */
 	const struct insn *resume; /* the interpreter goes on here; else */
@@ -137,6 +147,12 @@ static inline u32 jit_off(const struct jit *j, const void *p) { return (u32)((co
 /* Host code for the block, or false: it stays with the interpreter. */
 bool jit_translate(struct cpu *c, struct block *b);
 
+/* ---- region.c ---- */
+/* Host code for the loop of j->path, in place of its first block's; or false. */
+bool jit_translate_region(struct cpu *c);
+/* The interpreter is about to run b, whose address is rip, and j->path.on: notes it. When the round is complete, or will never be, j->path.on is off. */
+void jit_record(struct cpu *c, struct block *b, u64 rip);
+
 /* ---- cache.c ---- */
 int jit_cache_create(struct cpu *c);
 void jit_cache_destroy(struct cpu *c);
@@ -144,6 +160,8 @@ u64 jit_blocks_bytes(const struct cpu *c); /* for the interpreter's blocks */
 void jit_cache_flush(struct cpu *c);
 /* The block's host code goes; the block stays. */
 void jit_drop(struct cpu *c, struct block *b);
+/* k takes the place of the block's host code. */
+void jit_replace(struct cpu *c, struct block *b, struct code *k);
 void jit_link(struct cpu *c, struct site *s, struct block *to);
 extern const struct interp_hooks jit_hooks;
 

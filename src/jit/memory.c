@@ -137,11 +137,11 @@ static i64 moved(const struct tr *t, const struct address *at)
 static struct access *note_access(struct tr *t, const struct address *at, unsigned size, bool write)
 {
 	struct plan *p = t->plan;
-	if (t->naccess == MAX_ACCESSES)
+	if (!p || t->naccess == MAX_ACCESSES)
 		return NULL;
 	struct access *x = &p->access[t->naccess++];
 	if (!p->made) {
-		*x = (struct access){ *at, t->version[at->base], t->version[at->index], t->epoch, (u16)t->k, (u16)size, write, NO_GROUP };
+		*x = (struct access){ *at, t->version[at->base], t->version[at->index], t->epoch, (u16)region_k(t), (u16)size, write, NO_GROUP };
 		x->at.disp += moved(t, at);
 	}
 	return x;
@@ -150,16 +150,18 @@ static struct access *note_access(struct tr *t, const struct address *at, unsign
 /* The group's host address; the group's first access pays for all. */
 static void establish(struct tr *t, const struct access *x, const struct group *g)
 {
+	unsigned reg = t->plan->host[g->host];
 	struct address from = x->at;
 	from.disp = g->lo - moved(t, &x->at);
-	effective(t, &from, 8, HOST);
+	effective(t, &from, 8, reg);
 	struct site *s = tr_site(t, g->write ? SITE_WRITE : SITE_READ);
 	s->size = g->span;
 	s->group = true;
+	s->host = g->host;
 	s->writes = x->write;
-	probe(t, HOST, g->span, s);
-	t->group = x->group;
-	t->aligned = 0;
+	probe(t, reg, g->span, s);
+	t->in_host[g->host] = x->group;
+	t->aligned[g->host] = 0;
 }
 
 void tr_access(struct tr *t, const struct address *at, unsigned size, bool write)
@@ -170,9 +172,9 @@ void tr_access(struct tr *t, const struct address *at, unsigned size, bool write
 		single(t, size, write);
 	} else {
 		const struct group *g = &t->plan->group[x->group];
-		if (t->group != x->group)
+		if (t->in_host[g->host] != x->group)
 			establish(t, x, g);
-		t->m = rm_mem(HOST, (i32)(x->at.disp - g->lo));
+		t->m = rm_mem(t->plan->host[g->host], (i32)(x->at.disp - g->lo));
 	}
 	if (t->j->lockstep && write)
 		log_store(t, size);
@@ -214,15 +216,19 @@ bool tr_operand(struct tr *t, const struct insn *i, unsigned size, bool write)
 void tr_aligned(struct tr *t, unsigned mask)
 {
 	struct as *a = &t->a;
-	if (t->m.reg == HOST) {
-		if (t->aligned >= mask && !((t->m.disp - t->aligned_at) & mask))
-			return;
-		if (t->m.disp)
-			as_lea(a, 8, S0, t->m);
-		t->aligned = (u8)mask;
-		t->aligned_at = t->m.disp;
+	unsigned reg = t->m.reg;
+	for (unsigned h = 0; reg != S0 && h < t->plan->hosts; h++)
+		if (t->plan->host[h] == reg) {
+			if (t->aligned[h] >= mask && !((t->m.disp - t->aligned_at[h]) & (i32)mask))
+				return;
+			t->aligned[h] = (u8)mask;
+			t->aligned_at[h] = t->m.disp;
+		}
+	if (t->m.disp) {
+		as_lea(a, 8, S0, t->m);
+		reg = S0;
 	}
-	as_alu_imm(a, 0, OP_TEST, 1, rm_reg(t->m.reg == HOST && !t->m.disp ? HOST : S0), mask);
-	tr_exit_if(t, CC_NE, SITE_RESUME);
+	as_alu_imm(a, 0, OP_TEST, 1, rm_reg(reg), mask);
 	t->host = 0;
+	tr_exit_if(t, CC_NE, SITE_RESUME);
 }

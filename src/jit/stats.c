@@ -38,6 +38,8 @@ void jit_print_stats(const struct cpu *c, void *file)
 		(unsigned long long)s->entries, (unsigned long long)s->stays, (unsigned long long)s->misses, (unsigned long long)s->slow, (unsigned long long)s->splits,
 		(unsigned long long)s->faults, (unsigned long long)s->jumps, (unsigned long long)s->jump_fills, (unsigned long long)s->helper_calls,
 		(unsigned long long)s->links);
+	fprintf(out, "stats: jit vcpu=%u regions=%llu region_insns=%llu samples=%llu\n", c->index, (unsigned long long)s->regions, (unsigned long long)s->region_insns,
+		(unsigned long long)s->samples);
 	print_top(c, out, "called_handlers", j->prof_helper);
 	print_top(c, out, "left_at", j->prof_left);
 }

@@ -28,6 +28,7 @@
 #define H_ENDS 4u  /* leaves the block */
 
 struct tr;
+struct plan;
 typedef bool emit_fn(struct tr *t, const struct insn *i);
 struct row {
 	emit_fn *emit;
@@ -35,8 +36,27 @@ struct row {
 };
 extern const struct row jit_rows[ZYDIS_MNEMONIC_MAX_VALUE + 1];
 
-#define MAX_STUBS (3 * BLOCK_MAX_INSNS + 8)
-struct stub { u8 *at; struct site *site; };
+/* Where flags and vector registers are. */
+#define PLACE \
+	bool mem;        /* flags: arch.cc, or lazy in struct hot */ \
+	u8 host;         /* flags that are in the host's */ \
+	struct recipe rc; /* how to compute them */ \
+	u16 vec_loaded, vec_dirty; \
+	u8 vec_checked;  /* VEC_OK_* known to be set */ \
+	bool vec_wide;
+struct place { PLACE };
+
+#define MAX_HOSTS 3
+#define MAX_STUBS 640
+/* at: displacement of the jump that leads here. The rest is for regions. */
+struct stub {
+	u8 *at;
+	struct site *site;
+	struct place now;
+	u16 counted, insn;
+	u8 copy, part, in_host[MAX_HOSTS];
+};
+struct region;
 
 struct tr {
 	struct as a;
@@ -47,42 +67,46 @@ struct tr {
 	struct code *code;
 	unsigned k;             /* slot of the instruction */
 	u8 *start;              /* its host code: where a miss tries again */
-	u8 live[BLOCK_MAX_INSNS + 2]; /* flags needed after instruction k */
-	/* Where the guest's flags are: in memory (arch.cc, or lazy in struct hot), in the host's flags (mask), computable (recipe). */
-	bool mem;
-	u8 host;
-	struct recipe rc;
+	const u8 *live;         /* flags needed after instruction k */
+	u8 live_[BLOCK_MAX_INSNS + 2];
+	struct region *region;  /* NULL: a block */
+	union {
+		struct place now;
+		struct { PLACE }; /* the same */
+	};
 	bool fresh;             /* this instruction set the flags' place itself */
 	bool ended;
+	u16 uses[16];           /* of guest registers by name */
 	u8 home[16];            /* host register of each guest register, or NO_HOME */
 	struct rm m;            /* where tr_access() put its operand */
 	struct plan *plan;
 	unsigned naccess;       /* accesses so far */
 	u16 version[18], epoch;
 	i64 moved[18];          /* of base registers: constants added since version changed */
-	u8 group;               /* whose host address is in HOST, or NO_GROUP */
-	u8 aligned;             /* HOST + lo - aligned_at is a multiple of aligned + 1 */
-	i64 aligned_at;
+	u8 in_host[MAX_HOSTS];  /* group whose host address is in plan->host[n], or NO_GROUP */
+	u8 aligned[MAX_HOSTS];  /* that address + aligned_at is a multiple of aligned + 1 */
+	i32 aligned_at[MAX_HOSTS];
 	unsigned nstubs;
 	u8 *cold;               /* sites are allocated downwards */
 	unsigned emitted, handlers;
-	u16 vec_loaded, vec_dirty;
 	u8 *hot_end;            /* stubs follow */
 	u8 *begin[BLOCK_MAX_INSNS + 2]; /* host code of each instruction, for traces */
-	u8 vec_checked;         /* VEC_OK_* known to be set */
-	bool vec_wide;
 	struct stub stubs[MAX_STUBS]; /* last: what is before it can be put back */
 };
 
 /* ---- operands ---- */
-static inline bool homed(const struct tr *t, unsigned g) { return t->home[g] != NO_HOME; }
+static inline bool homed(struct tr *t, unsigned g)
+{
+	t->uses[g]++;
+	return t->home[g] != NO_HOME;
+}
 static inline struct rm greg(struct tr *t, unsigned g) { return homed(t, g) ? rm_reg(t->home[g]) : rm_abs(&t->c->arch.gpr[g]); }
 /* 8-bit operand at byte offset n of the register file. */
-static inline unsigned byte_home(const struct tr *t, unsigned n) { return (n & 1 ? HIGH : 0) | t->home[n >> 3]; }
+static inline unsigned byte_home(struct tr *t, unsigned n) { return (n & 1 ? HIGH : 0) | t->home[n >> 3]; }
 static inline struct rm breg(struct tr *t, unsigned n) { return homed(t, n >> 3) ? rm_reg(byte_home(t, n)) : rm_abs((u8 *)t->c->arch.gpr + n); }
 static inline struct rm oreg(struct tr *t, unsigned n, unsigned size) { return size == 1 ? breg(t, n) : greg(t, n); }
-static inline bool ohomed(const struct tr *t, unsigned n, unsigned size) { return homed(t, size == 1 ? n >> 3 : n); }
-static inline unsigned ohome(const struct tr *t, unsigned n, unsigned size) { return size == 1 ? byte_home(t, n) : t->home[n]; }
+static inline bool ohomed(struct tr *t, unsigned n, unsigned size) { return homed(t, size == 1 ? n >> 3 : n); }
+static inline unsigned ohome(struct tr *t, unsigned n, unsigned size) { return size == 1 ? byte_home(t, n) : t->home[n]; }
 /* The operand in a host register: its home, or `scratch` after a load. */
 static inline unsigned in_reg(struct tr *t, unsigned n, unsigned size, unsigned scratch)
 {
@@ -101,11 +125,27 @@ static inline void put_reg(struct tr *t, unsigned n, unsigned size, unsigned reg
 
 /* ---- translate.c ---- */
 struct site *tr_site(struct tr *t, enum site_kind kind);
+bool tr_emits(const struct insn *i); /* in host code, by a row or natively */
+u32 tr_writes(const struct insn *i);
+/* live[k] = flags needed after instruction k of b, when `after` are after its last; returns those needed before it. */
+unsigned tr_find_live(const struct block *b, unsigned after, u8 *live);
+/* An empty translation of b, to go where code goes next. */
+void tr_start(struct cpu *c, struct block *b, struct tr *t, struct plan *plan);
+void tr_entries(struct tr *t); /* far, and near up to where it counts */
+void tr_one(struct tr *t, const struct insn *i, bool last);
+void tr_commit(struct tr *t);
 /* at: 32-bit displacement of a jump that shall lead to the site. */
 void tr_stub(struct tr *t, u8 *at, struct site *s);
 void tr_exit_if(struct tr *t, unsigned cond, enum site_kind kind);
 
+/* ---- region.c ---- */
+/* Notes what a stub needs to know. */
+void region_stub(struct tr *t, struct stub *st);
+bool region_is_vex(const struct tr *t);
+unsigned region_k(const struct tr *t); /* number of the instruction, over all copies */
+
 /* ---- trace.c ---- */
+void tr_trace_region(const struct tr *t, const u8 *from);
 void tr_trace(const struct tr *t);
 
 /* ---- memory.c ---- */
@@ -123,7 +163,7 @@ void tr_probe(struct tr *t, unsigned size, bool write);
 void tr_aligned(struct tr *t, unsigned mask);
 
 /* ---- group.c ---- */
-#define MAX_ACCESSES 80
+#define MAX_ACCESSES 160
 #define NO_GROUP 0xff
 /* One access to memory, as a first look at the block found it. The address is off from what `base` and `index` were when they last changed by something
  * else than a constant; `epoch` changes when anything may have happened to translations. */
@@ -134,12 +174,13 @@ struct access {
 	bool write;
 	u8 group;
 };
-struct group { i64 lo; u16 span, first_k, last_k; bool write; };
+struct group { i64 lo; u16 span, first_k, last_k; u8 host; bool write; };
 struct plan {
 	struct access access[MAX_ACCESSES];
 	struct group group[MAX_ACCESSES];
 	unsigned n, groups;
 	bool made;              /* second look */
+	u8 host[MAX_HOSTS], hosts; /* registers for groups */
 };
 /* Finds groups among plan->access[0..n). */
 void plan_make(struct plan *p);

@@ -46,3 +46,10 @@ void tr_trace(const struct tr *t)
 		host_code(t, t->begin[k], k + 1u < t->b->n && t->begin[k + 1] ? t->begin[k + 1] : cold);
 	}
 }
+
+void tr_trace_region(const struct tr *t, const u8 *from)
+{
+	trace_line(TRACE_JIT, "cpu%u region of %u blocks at page offset %03x: %ld bytes and %ld of stubs; SLOW, the entries with ENTRY, FAST:", t->c->index, t->j->path.n,
+		   t->code->block->off, (long)(t->hot_end - from), (long)(t->a.p - t->hot_end));
+	host_code(t, from, t->hot_end);
+}

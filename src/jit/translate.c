@@ -36,7 +36,10 @@ struct site *tr_site(struct tr *t, enum site_kind kind)
 void tr_stub(struct tr *t, u8 *at, struct site *s)
 {
 	bug_if(t->nstubs >= MAX_STUBS);
-	t->stubs[t->nstubs++] = (struct stub){ at, s };
+	t->stubs[t->nstubs] = (struct stub){ .at = at, .site = s };
+	if (t->region)
+		region_stub(t, &t->stubs[t->nstubs]);
+	t->nstubs++;
 }
 
 void tr_exit_if(struct tr *t, unsigned cond, enum site_kind kind)
@@ -60,7 +63,7 @@ static void put_stubs(struct tr *t)
 }
 
 /* ---- what the block's flags are needed for ---- */
-static bool emits(const struct insn *i) { return jit_rows[i->op].emit || tr_is_vec(i) || tr_is_x87(i); }
+bool tr_emits(const struct insn *i) { return jit_rows[i->op].emit || tr_is_vec(i) || tr_is_x87(i); }
 static bool may_leave(const struct insn *i)
 {
 	return !jit_rows[i->op].emit || (i->flags & INSN_MEM) || (jit_rows[i->op].how & (H_STACK | H_ENDS));
@@ -75,16 +78,16 @@ static unsigned live_before(const struct insn *i, unsigned after)
 	return (after & ~kills) | reads;
 }
 
-static void find_live(struct tr *t)
+unsigned tr_find_live(const struct block *b, unsigned after, u8 *live)
 {
-	unsigned live = F_ALL;
-	for (unsigned k = t->b->n; k-- > 0;) {
-		t->live[k] = (u8)live;
-		live = live_before(&t->b->insn[k], live);
+	for (unsigned k = b->n; k-- > 0;) {
+		live[k] = (u8)after;
+		after = live_before(&b->insn[k], after);
 	}
+	return after;
 }
 
-static u32 writes_of(const struct insn *i)
+u32 tr_writes(const struct insn *i)
 {
 	const struct row *r = &jit_rows[i->op];
 	u32 m = 0;
@@ -153,17 +156,17 @@ static bool try_emit(struct tr *t, const struct insn *i)
 static void prepare_flags(struct tr *t, const struct insn *i, bool *lost)
 {
 	unsigned reads, kills, survive;
-	bool emit = emits(i), keeps = emit && (jit_rows[i->op].how & H_KEEPS) && !(i->flags & INSN_MEM);
+	bool emit = tr_emits(i), keeps = emit && (jit_rows[i->op].how & H_KEEPS) && !(i->flags & INSN_MEM);
 	tr_flag_effect(i, &reads, &kills);
 	survive = emit ? t->live[t->k] & ~kills : 0;
-	*lost = t->rc.op && (writes_of(i) & recipe_regs(&t->rc));
+	*lost = t->rc.op && (tr_writes(i) & recipe_regs(&t->rc));
 	if (*lost && survive)
 		tr_flags_save(t);
 	if (!t->mem && !t->rc.op && t->host && !keeps && live_before(i, t->live[t->k]))
 		tr_flags_save(t);
 }
 
-static void one(struct tr *t, const struct insn *i, bool last)
+void tr_one(struct tr *t, const struct insn *i, bool last)
 {
 	bool lost;
 	t->begin[t->k] = t->a.p;
@@ -174,7 +177,7 @@ static void one(struct tr *t, const struct insn *i, bool last)
 	t->fresh = false;
 	if (try_emit(t, i)) {
 		t->emitted++;
-		plan_follow(t, i, writes_of(i));
+		plan_follow(t, i, tr_writes(i));
 		if (lost && !t->fresh)
 			t->rc = rc_none();
 		return;
@@ -189,7 +192,7 @@ static void one(struct tr *t, const struct insn *i, bool last)
 		call_handler(t, i);
 }
 
-static void entries(struct tr *t)
+void tr_entries(struct tr *t)
 {
 	struct as *a = &t->a;
 	t->code->far = a->p;
@@ -199,7 +202,6 @@ static void entries(struct tr *t)
 	as32(a, (u32)-t->b->off);
 	as_store(a, 8, rm_abs(&t->hot->page), S0);
 	t->code->near = a->p;
-	as_lea(a, 8, LEFT, rm_mem(LEFT, -(i32)t->b->n));
 }
 
 static bool ends_by_itself(const struct block *b) { return b->slots == b->n; }
@@ -207,12 +209,13 @@ static bool ends_by_itself(const struct block *b) { return b->slots == b->n; }
 static void all(struct tr *t)
 {
 	struct block *b = t->b;
-	entries(t);
+	tr_entries(t);
+	as_lea(&t->a, 8, LEFT, rm_mem(LEFT, -(i32)b->n));
 	t->mem = true;
-	find_live(t);
+	tr_find_live(b, F_ALL, t->live_);
 	for (t->k = 0; t->k < b->n && !t->ended; t->k++) {
 		const struct insn *i = &b->insn[t->k];
-		one(t, i, t->k + 1u == b->n && ends_by_itself(b));
+		tr_one(t, i, t->k + 1u == b->n && ends_by_itself(b));
 	}
 	if (!t->ended) {
 		t->k = b->n - 1;
@@ -242,7 +245,7 @@ static u64 now_ns(void)
 /* A handler called from host code costs as much as ten that run one after the other. */
 static bool pays(const struct tr *t) { return t->emitted && (t->handlers <= 1 || t->handlers * 4 <= t->emitted || !jit_hot); }
 
-static void start(struct cpu *c, struct block *b, struct tr *t, struct plan *plan)
+void tr_start(struct cpu *c, struct block *b, struct tr *t, struct plan *plan)
 {
 	struct jit *j = jit_of(c);
 	memset(t, 0, offsetof(struct tr, stubs));
@@ -251,12 +254,23 @@ static void start(struct cpu *c, struct block *b, struct tr *t, struct plan *pla
 	t->hot = j->hot;
 	t->b = b;
 	t->plan = plan;
-	t->group = NO_GROUP;
+	t->live = t->live_;
+	memset(t->in_host, NO_GROUP, sizeof t->in_host);
 	memcpy(t->home, jit_home, sizeof t->home);
 	t->code = (struct code *)align_down((uintptr_t)(j->sites - sizeof *t->code), 8);
 	*t->code = (struct code){ .block = b };
 	t->cold = (u8 *)t->code;
 	t->a = (struct as){ (u8 *)align_up((uintptr_t)j->next, 16), t->cold };
+}
+
+void tr_commit(struct tr *t)
+{
+	struct jit *j = t->j;
+	t->code->next = j->all;
+	j->all = t->code;
+	j->stats.bytes += (u64)(t->a.p - t->code->far);
+	j->next = t->a.p;
+	j->sites = t->cold;
 }
 
 bool jit_translate(struct cpu *c, struct block *b)
@@ -268,14 +282,14 @@ bool jit_translate(struct cpu *c, struct block *b)
 		jit_cache_flush(c);
 	u64 begin = now_ns();
 	struct tr t;
-	struct plan plan = { .n = 0 };
-	start(c, b, &t, &plan);
+	struct plan plan = { .host = { HOST }, .hosts = 1 };
+	tr_start(c, b, &t, &plan);
 	all(&t);
 	plan.n = t.naccess;
 	if (pays(&t) && plan.n > 1 && !b->plain) {
 		plan_make(&plan);
 		if (plan.groups) {
-			start(c, b, &t, &plan);
+			tr_start(c, b, &t, &plan);
 			all(&t);
 			bug_if(plan.n != t.naccess);
 		}
@@ -286,14 +300,10 @@ bool jit_translate(struct cpu *c, struct block *b)
 	j->stats.helpers_built += t.handlers;
 	if (trace_on(TRACE_JIT))
 		tr_trace(&t);
-	t.code->next = j->all;
-	j->all = t.code;
+	tr_commit(&t);
 	b->code = t.code;
 	j->stats.blocks++;
 	j->stats.insns += b->n;
-	j->stats.bytes += (u64)(t.a.p - t.code->far);
-	j->next = t.a.p;
-	j->sites = t.cold;
 	j->stats.ns += now_ns() - begin;
 	return true;
 }

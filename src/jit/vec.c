@@ -51,7 +51,7 @@ void jit_vec_write_back(struct cpu *c, const struct site *s)
 }
 
 /* ---- what an instruction is ---- */
-static bool is_vex_block(const struct block *b)
+bool vec_is_vex(const struct block *b)
 {
 	for (unsigned k = 0; k < b->n; k++)
 		if (tr_is_vec(&b->insn[k]) && (b->insn[k].imm2 & VEC_PLAIN_AVX))
@@ -88,7 +88,7 @@ static bool place(struct shape *f, const ZydisDecodedOperand *op, u8 id)
 	return false;
 }
 
-static bool shape_of(const struct tr *t, const struct isa_insn *in, struct shape *f)
+static bool shape_of(struct tr *t, const struct isa_insn *in, struct shape *f)
 {
 	const ZydisDecodedInstruction *zi = &in->zi;
 	*f = (struct shape){ .reg = zi->raw.modrm.reg, .rm = zi->raw.modrm.rm, .gpr_in = NO_HOME, .gpr_out = NO_HOME };
@@ -255,7 +255,7 @@ bool tr_vec(struct tr *t, const struct insn *i)
 	if (!decode(t, i, &in) || !shape_of(t, &in, &f) || (i->flags & INSN_LOCK))
 		return false;
 	if (!t->vec_loaded)
-		t->vec_wide = is_vex_block(t->b);
+		t->vec_wide = t->region ? region_is_vex(t) : vec_is_vex(t->b);
 	if (t->vec_wide && !t->j->avx)
 		return false;
 	check_enabled(t, (i->imm2 & VEC_PLAIN_AVX ? VEC_OK_AVX : VEC_OK_SSE) | (i->src2 & VEC_F_FP ? VEC_OK_FP : 0));

@@ -276,7 +276,7 @@ static void make_block(void)
 		put8(0xf4);
 		memset(b.code + b.len, 0x90, counter - b.len);
 		b.len = counter;
-		put32(2 + (u32)rnd_below(4));
+		put32(2 + (u32)rnd_below(rnd_chance(50) ? 4 : 40));
 	}
 }
 
@@ -396,6 +396,8 @@ int main(int argc, char **argv)
 	clock_gettime(CLOCK_MONOTONIC, &begin);
 	for (u64 n = 0; n < opt.count && failures < opt.max_failures; n++, done++) {
 		jit_hot = (unsigned)(n % 3);
+		jit_slice = n % 4 ? 1 : 65536; /* loops become regions in their second round, or not at all */
+		jit_samples = 1;
 		if (!run_one(opt.seed << 40 | n, &faults))
 			failures++;
 		clock_gettime(CLOCK_MONOTONIC, &now);
