@@ -62,7 +62,7 @@ bool vec_is_vex(const struct block *b)
 static bool decode(struct tr *t, const struct insn *i, struct isa_insn *in)
 {
 	struct cpu *c = t->c;
-	u64 la = c->arch.gpr[GPR_BLOCK_RIP] + i->off;
+	u64 la = (c->arch.gpr[GPR_BLOCK_RIP] & PAGE_MASK) + t->b->off + i->off; /* all of a region is in the page that runs */
 	const struct tlb_entry *e = mmu_hit(c, la, t->j->in.xneed);
 	if (!e || (e->perm & TLB_IO) || e->frame != t->b->frame[0])
 		return false;
