@@ -123,7 +123,7 @@ static void leave_loop(struct tr *t, unsigned cond, i64 off)
 {
 	struct site *s = tr_site(t, SITE_LINK);
 	s->link.off = (i32)off;
-	s->link.at = 1; /* put_exit() knows better */
+	s->link.at = off >= 0 && off < 4096; /* put_exit() knows better; 0: another page, never linked */
 	tr_stub(t, as_jcc(&t->a, cond, t->a.p), s);
 }
 
