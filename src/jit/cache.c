@@ -12,7 +12,7 @@
 /* All vCPUs together; with the interpreter's share the VM process stays within 64 MiB beside its guest's memory. */
 #define CODE_TOTAL (20 * MiB)
 #define CODE_MIN (2 * MiB)
-#define BLOCKS_TOTAL (24 * MiB)
+#define BLOCKS_TOTAL (22 * MiB)
 #define BLOCKS_MIN (3 * MiB)
 #define REACH (GiB + GiB / 2)
 
