@@ -20,7 +20,7 @@ IMAGES = CACHE + "/images"
 # L1: the agent, and somebody who listens to the power button (a desktop or systemd would).
 L1 = """
 load virtio_pci; load virtio_console
-insmod /button.ko; insmod /evdev.ko
+insmod /button.ko; insmod /evdev.ko; insmod /virtio_balloon.ko
 mkdir -p /dev/virtio-ports /run /var/run /dev/pts; mount -t devpts devpts /dev/pts
 n=0; while ! cat /sys/class/virtio-ports/*/name 2>/dev/null | grep -q exec.3 && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done
 for p in /sys/class/virtio-ports/*; do [ -e $p/name ] && ln -s ../${p##*/} /dev/virtio-ports/$(cat $p/name); done
@@ -95,7 +95,7 @@ class User:
 
 
 def prepare(user, work):
-    modules = [(os.path.basename(p), open(p, "rb").read()) for n in ("button", "evdev")
+    modules = [(os.path.basename(p), open(p, "rb").read()) for n in ("button", "evdev", "virtio_balloon")
                for p in glob.glob(f"{CACHE}/unpacked/linux-image-*/lib/modules/*/kernel/drivers/*/{n}.ko")]
     with open(work + "/initrd", "wb") as f:
         for name in ("l1", "agent"):
@@ -155,17 +155,24 @@ def save(user):
 
 
 def resize(user):
-    memory = json.loads(user("show", "web", "--json")[1])["memory"] >> 20
-    sizes = [int(n) for n in user.inside("grep MemTotal /proc/meminfo | tr -dc 0-9")[1].split()]
-    status, out, err = user("set", "web", f"memory={memory + 256}M", "--json")
-    if "memory" not in json.loads(out or "{}").get("live", []):
-        print("       --   memory cannot be changed while it runs")
-        return
-    user.counts_on("L2 counts on with more memory")
-    more = int(user.inside("grep MemTotal /proc/meminfo | tr -dc 0-9")[1] or 0)
-    check("the guest sees more memory", more > sizes[0] + 200 * 1024, (sizes, more))
-    user.must("and back", "set", "web", f"memory={memory}M")
+    """By the balloon: down, and up to what it was started with."""
+    def total():
+        return int(user.inside("grep MemFree /proc/meminfo | tr -dc 0-9")[1] or 0) >> 10
+
+    def becomes(sentence, good):
+        deadline = time.monotonic() + 60
+        while not good(total()) and time.monotonic() < deadline:
+            time.sleep(0.3)
+        check(sentence, good(total()), total())
+
+    memory, before = json.loads(user("show", "web", "--json")[1])["memory"] >> 20, total()
+    status, out, err = user("set", "web", f"memory={memory - 64}M", "--json")
+    check("memory is changed while it runs", json.loads(out or "{}").get("live") == ["memory"], (status, out, err))
+    becomes("the guest has less", lambda now: now <= before - 50)
     user.counts_on("L2 counts on with less memory")
+    user.must("and back", "set", "web", f"memory={memory}M")
+    becomes("the guest has as much as before", lambda now: now >= before - 20)
+    user.counts_on("L2 counts on with more memory")
 
 
 def main():
