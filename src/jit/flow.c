@@ -208,7 +208,8 @@ static void call_direct(struct tr *t, const struct insn *i)
 	} else {
 		s = tr_site(t, SITE_JUMP);
 		s->far = true;
-		as_lea(a, 8, S0, rm_mem(S1, (i32)(to - (t->b->off + i->off + i->len))));
+		as_load(a, 8, S0, rm_abs(&t->hot->page)); /* S1 is gone after SITE_DEEP */
+		as_lea(a, 8, S0, rm_mem(S0, (i32)to));
 		s->retry = jit_off(t->j, a->p);
 		lookup(t, s);
 		as_gs(a);
