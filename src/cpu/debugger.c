@@ -29,12 +29,6 @@ int cpu_debug_remove(struct cpu_debug *d, struct cpu_debug_point p)
 	return -ENOENT;
 }
 
-void cpu_debug_changed(struct cpu *c)
-{
-	cpu_update_mode(c);
-	cpu_pend(c, PEND_STEP);
-}
-
 bool cpu_debug_page(const struct cpu *c, u64 la)
 {
 	const struct cpu_debug *d = c->dbg;

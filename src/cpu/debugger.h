@@ -32,7 +32,11 @@ struct cpu_debug {
 int cpu_debug_add(struct cpu_debug *d, struct cpu_debug_point p);
 int cpu_debug_remove(struct cpu_debug *d, struct cpu_debug_point p);
 /* Own thread, or parked: c->dbg was set, changed or removed. Forget decoded code afterwards (engine_ops.forget_all). */
-void cpu_debug_changed(struct cpu *c);
+static inline void cpu_debug_changed(struct cpu *c)
+{
+	cpu_update_mode(c);
+	cpu_pend(c, PEND_STEP);
+}
 
 /* ---- for engines and the MMU; only with c->dbg ---- */
 /* The linear address la of code lies in a page with a breakpoint. */
