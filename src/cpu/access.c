@@ -200,7 +200,7 @@ static bool read_scalar(struct cpu *c, u64 la, unsigned size, u32 acc, u64 *v)
 static bool write_scalar(struct cpu *c, u64 la, unsigned size, u32 acc, u64 v)
 {
 	struct access a;
-	u8 bytes[8];
+	u8 bytes[32]; /* as much as copy() could touch, which the compiler cannot know it does not */
 	if (!begin(c, la, size, size, acc, &a))
 		return false;
 	store_le(bytes, v, 8);
