@@ -127,6 +127,9 @@ static bool read_entry(const char *folder, const char *file, struct store_entry 
 	if (is_key((const char *)m.parent_file, ".snap"))
 		snprintf(e->file_parent, sizeof e->file_parent, "%.16s", (const char *)m.parent_file);
 	e->gone = exists(folder, e->key, ".gone");
+	struct stat st;
+	if (!stat(path, &st))
+		e->written_ns = (u64)st.st_mtim.tv_sec * NSEC_PER_SEC + st.st_mtim.tv_nsec;
 	return true;
 }
 
@@ -135,6 +138,8 @@ static int by_time(const void *a, const void *b)
 	const struct store_entry *x = a, *y = b;
 	if (x->created != y->created)
 		return x->created < y->created ? -1 : 1;
+	if (x->written_ns != y->written_ns) /* within a second: in the order in which they were finished */
+		return x->written_ns < y->written_ns ? -1 : 1;
 	return strcmp(x->file_parent, y->key) ? strcmp(y->file_parent, x->key) ? strcmp(x->key, y->key) : -1 : 1;
 }
 

@@ -22,6 +22,7 @@ struct store_entry {
 	char file_parent[STORE_KEY];            /* whose file this one's stands on, or empty */
 	char name[128];
 	i64 created;                            /* seconds since 1970 */
+	u64 written_ns;                         /* its file's time of last change */
 	u64 bytes, pages, virtual_ns;
 	bool gone;
 };

@@ -210,7 +210,7 @@ def ovmf():
 
     vm.says("BdsDxe: starting Boot")
     vm.until("GRUB's menu as graphics", bright)
-    vm.until("the menu to be read", lambda: (time.sleep(2), vm.key("down", "enter"), "event=userland" in vm.serial())[-1] or
+    vm.until("the menu to be read", lambda: (time.sleep(2), vm.ask("key", "fw", "down", "enter"), "event=userland" in vm.serial())[-1] or
              "event=" in vm.serial())
     vm.says("event=userland", "event=poweroff")
     vm.ends(0)

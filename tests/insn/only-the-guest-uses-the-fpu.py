@@ -9,6 +9,7 @@ import sys
 ALLOWED = {'x87.c.o', 'x87_env.c.o', 'vec.c.o', 'vec_misc.c.o', 'vec_stub.c.o', 'stats.c.o'}  # stats.c runs after the vCPUs have ended
 X87 = re.compile(r'^(f(?!xsave|xrstor)[a-z0-9]+|emms|wait)$')
 FLOAT = re.compile(r'^v?(add|sub|mul|div|sqrt|min|max|cvt|cvtt|comi|ucomi|round|cmp|hadd|hsub|rcp|rsqrt|f?n?m(add|sub)\d*)[a-z0-9]*(ss|sd|ps|pd|2si|si2ss|si2sd|dq)$')
+MAIN_THREAD = {'libnb_cli.a', 'libnb_ctl.a'}  # commands, and verbs of the control socket: never on a vCPU thread
 STRING = {'cmpsd', 'cmpsl'}
 
 
@@ -30,6 +31,6 @@ def check(archive):
     return bad
 
 
-bad = [line for archive in sys.argv[1:] for line in check(archive)]
+bad = [line for archive in sys.argv[1:] if os.path.basename(archive) not in MAIN_THREAD for line in check(archive)]
 print('\n'.join(bad))
 sys.exit(1 if bad else 0)
