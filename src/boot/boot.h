@@ -20,6 +20,8 @@ struct board_info {
 /* RAM below and above 4 GiB. */
 u64 board_low_ram(u64 ram);
 u64 board_high_ram(u64 ram);
+/* Where memory begins that can be plugged. No memory map or table names it: the device does. */
+u64 board_plug_base(u64 ram);
 /* GSI of a PCI interrupt pin (0 = INTA) of a device on bus 0; the DSDT's _PRT says the same. */
 static inline unsigned board_pci_gsi(unsigned device, unsigned pin) { return BOARD_GSI_PCI + ((device + pin) & 7); }
 

@@ -11,6 +11,12 @@ u64 board_high_ram(u64 ram)
 	return ram - board_low_ram(ram);
 }
 
+/* Linux adds and removes memory in aligned pieces of 128 MiB, of 2 GiB at most. */
+u64 board_plug_base(u64 ram)
+{
+	return align_up(4 * GiB + board_high_ram(ram), 2 * GiB);
+}
+
 unsigned e820_build(u64 ram, enum e820_view view, struct e820_entry out[E820_MAX])
 {
 	u64 low = board_low_ram(ram), high = board_high_ram(ram);

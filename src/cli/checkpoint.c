@@ -189,6 +189,7 @@ static int apply_off(struct cli_call *call, struct subject *s, const struct stor
 		snprintf(file, sizeof file, "disk%zu-%s.overlay", i, key);
 		json_array_append_new(layers, json_string(file));
 	}
+	store_remove(s->folder, REG_STARTED); /* this state is of another run: it wants the options that the VM has now */
 	int err = store_put(s->folder, "checkpoints/current", json_pack("{ss so}", "parent", e->key, "disks", disks));
 	if (!err)
 		err = store_put(s->folder, REG_SAVED_STATE, json_pack("{ss sn}", "snapshot", e->key, "share"));

@@ -29,7 +29,7 @@ bool check_address_space(const struct check_subject *s, char *detail, size_t siz
 {
 	struct rlimit r;
 	char has[32], wants[32];
-	u64 need = (s->vm ? s->cfg.memory : GiB) + OWN_BYTES + s->cfg.cpus * OWN_BYTES_PER_CPU;
+	u64 need = (s->vm ? s->cfg.memory + s->cfg.memory_more : GiB) + OWN_BYTES + s->cfg.cpus * OWN_BYTES_PER_CPU;
 	if (getrlimit(RLIMIT_AS, &r) || r.rlim_cur == RLIM_INFINITY) {
 		snprintf(detail, size, "unlimited");
 		return true;

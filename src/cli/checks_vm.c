@@ -189,8 +189,9 @@ bool check_host_memory(const struct check_subject *s, char *detail, size_t size)
 	struct sysinfo si;
 	char has[32], wants[32];
 	u64 total = sysinfo(&si) ? ~(u64)0 : (u64)si.totalram * si.mem_unit;
-	snprintf(detail, size, "the host has %s, the VM wants %s", format_size(total, has, sizeof has), format_size(s->cfg.memory, wants, sizeof wants));
-	return s->cfg.memory <= total;
+	u64 most = s->cfg.memory + s->cfg.memory_more;
+	snprintf(detail, size, "the host has %s, the VM wants %s", format_size(total, has, sizeof has), format_size(most, wants, sizeof wants));
+	return most <= total;
 }
 
 /* ---- disks ---- */

@@ -3,6 +3,7 @@
 #include "cli/cli.h"
 #include "cli/options.h"
 #include "cli/state.h"
+#include "migrate/store.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -51,6 +52,47 @@ static int open_log(const struct cli_call *call, const struct reg_vm *vm)
 	return 0;
 }
 
+/* Text that is no UTF-8, which file names may be, cannot be kept. */
+static bool can_be_kept(const struct reg_vm *vm)
+{
+	bool all = true;
+	for (unsigned i = 0; i < vm->options.n; i++) {
+		json_t *text = json_string(vm->options.at[i].value);
+		all &= text != NULL;
+		json_decref(text);
+	}
+	return all;
+}
+
+static bool same_memory(const struct option_list *a, const struct option_list *b)
+{
+	const char *x = option_list_get(a, "memory"), *y = option_list_get(b, "memory");
+	return x && y ? !strcmp(x, y) : x == y;
+}
+
+/* Saved state fits the options that its machine was started with, whatever has been set since: they take the place of vm's. *resized: the machine's memory
+ * has been set since, so it is no longer the policy's. */
+static void options_of_then(const struct cli_call *call, struct reg_vm *vm, const char *folder, bool *resized)
+{
+	char why[256];
+	struct reg_vm then;
+	if (!cli_vm_has(call, vm, REG_SAVED_STATE)) {
+		int err = can_be_kept(vm) ? store_put(folder, REG_STARTED, reg_to_json(vm)) : -EILSEQ;
+		if (err)
+			store_remove(folder, REG_STARTED);
+		return;
+	}
+	json_t *doc = store_get(folder, REG_STARTED);
+	if (doc && !reg_from_json(doc, &then, why, sizeof why)) {
+		struct option_list now = vm->options;
+		vm->options = then.options;
+		then.options = now;
+		*resized = !same_memory(&vm->options, &now);
+		reg_vm_free(&then);
+	}
+	json_decref(doc);
+}
+
 /* The lock is ours, so the VM cannot be deleted; what the registry says now holds for this run. */
 static int run_registered(struct cli_call *call, struct rundir *r, int ready_fd)
 {
@@ -62,11 +104,16 @@ static int run_registered(struct cli_call *call, struct rundir *r, int ready_fd)
 		status = open_log(call, &vm);
 	if (status)
 		return status;
+	bool resized = false, kept = !reg_path(call->state_dir, vm.id, NULL, folder, sizeof folder);
+	if (kept)
+		options_of_then(call, &vm, folder, &resized);
 	status = cli_vm_config(vm.name, &vm.options, &cfg);
 	if (status >= 0)
 		return status;
-	if (!reg_path(call->state_dir, vm.id, NULL, folder, sizeof folder))
+	if (kept)
 		cfg.folder = folder;
+	if (resized)
+		cfg.memory_min = 0;
 	return cli_run_claimed(&cfg, r, say_ready, &ready_fd);
 }
 

@@ -72,29 +72,31 @@ static u64 parse_size(const char *s)
 	return !*end || !strcmp(end, "M") || !strcmp(end, "m") ? n * MiB : 0;
 }
 
-/* "MIN:START:MAX"; the rest is checked as for one size. -1: right. */
-static int split_memory(struct vm_config *cfg, const char *arg, char *max, size_t size)
+/* "MIN:START:MAX"; the rest is checked as for one size. *start 0: no range. -1: right. */
+static int split_memory(struct vm_config *cfg, const char *arg, char *max, size_t size, u64 *start)
 {
 	char part[3][32];
 	unsigned n = sscanf(arg, "%31[^:]:%31[^:]:%31[^:]", part[0], part[1], part[2]);
-	cfg->memory_min = cfg->memory_start = 0;
+	cfg->memory_min = 0;
+	*start = 0;
 	snprintf(max, size, "%s", n == 3 ? part[2] : arg);
 	if (!strchr(arg, ':'))
 		return -1;
-	u64 lo = n == 3 ? parse_size(part[0]) : 0, start = n == 3 ? parse_size(part[1]) : 0, hi = n == 3 ? parse_size(part[2]) : 0;
-	if (!lo || !start || !hi)
+	u64 lo = n == 3 ? parse_size(part[0]) : 0, hi = n == 3 ? parse_size(part[2]) : 0;
+	*start = n == 3 ? parse_size(part[1]) : 0;
+	if (!lo || !*start || !hi)
 		return usage("--memory \"%s\": must be a size or MIN:START:MAX, say 512M:1G:4G%s", arg, "");
-	if (lo < 32 * MiB || lo > start || start > hi)
+	if (lo < 32 * MiB || lo > *start || *start > hi)
 		return usage("--memory \"%s\": MIN must be at least 32M, START from MIN to MAX%s", arg, "");
 	cfg->memory_min = lo;
-	cfg->memory_start = start;
 	return -1;
 }
 
 static int set_memory(struct vm_config *cfg, const char *text)
 {
 	char arg[128];
-	int status = split_memory(cfg, text, arg, sizeof arg);
+	u64 start;
+	int status = split_memory(cfg, text, arg, sizeof arg, &start);
 	if (status >= 0)
 		return status;
 	struct sysinfo si;
@@ -108,7 +110,8 @@ static int set_memory(struct vm_config *cfg, const char *text)
 		snprintf(has, sizeof has, "%lluM", (unsigned long long)((u64)si.totalram * si.mem_unit / MiB));
 		return usage("--memory \"%s\": more than this host has (%s)", arg, has);
 	}
-	cfg->memory = size;
+	cfg->memory = start ? start : size;
+	cfg->memory_more = align_down(size - cfg->memory, 2 * MiB);
 	return -1;
 }
 

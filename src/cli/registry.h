@@ -14,6 +14,7 @@
 
 /* In a VM's folder: the saved state that start resumes from, and the folder of checkpoints. */
 #define REG_SAVED_STATE "saved"
+#define REG_STARTED "started" /* the options of the last start that did not go on from saved state */
 #define REG_CHECKPOINTS "checkpoints"
 
 struct option_list {

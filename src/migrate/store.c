@@ -90,6 +90,14 @@ json_t *store_get(const char *folder, const char *file)
 	return v;
 }
 
+void store_remove(const char *folder, const char *file)
+{
+	char path[PATH_MAX];
+	snprintf(path, sizeof path, "%s/%s", folder, file);
+	if (unlink(path) && errno != ENOENT)
+		log_error("\"%s\": cannot be removed: %s", path, strerror(errno));
+}
+
 json_t *store_current(const char *folder)
 {
 	json_t *v = store_get(folder, FOLDER "/current");

@@ -4,6 +4,7 @@
  *   checkpoints/KEY.gone      deleted, but others stand on it, or saved state: not shown
  *   checkpoints/current       what the machine stands on now: {"parent": KEY, "disks": [[overlay, ...], ...]}, also when it is off
  *   checkpoints/diskN-KEY.overlay
+ *   started                   the options of the last start that did not go on from saved state (cli/life.c)
  *   saved                     {"snapshot": KEY, "share": file or null}: start goes on from there
  * A snapshot exists from the moment its file has its name; everything else that a killed process leaves is rubbish, which store_tidy removes. Here: the
  * folder, for the VM process and for commands on VMs that are off. Not here: snapshots themselves (snapshot.h). Surprise: an overlay is written down in
@@ -40,6 +41,8 @@ void store_path(const char *folder, const char *key, const char *suffix, char *t
 /* Replaces or reads a JSON file below the folder; store_put takes v, and what it wrote is durable. 0 or -errno with one log line. NULL: not there. */
 int store_put(const char *folder, const char *file, json_t *v);
 json_t *store_get(const char *folder, const char *file);
+/* Removes it, if it is there. */
+void store_remove(const char *folder, const char *file);
 /* What the machine stands on: never NULL; {"parent": "", "disks": []} at first. */
 json_t *store_current(const char *folder);
 /* Marks as deleted. 0 or -errno. */

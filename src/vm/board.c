@@ -23,6 +23,7 @@
 #include "virtio/virtio_balloon.h"
 #include "virtio/virtio_blk.h"
 #include "virtio/virtio_console.h"
+#include "virtio/virtio_mem.h"
 #include "virtio/virtio_rng.h"
 #include "vm/console.h"
 #include "vm/guest_ports.h"
@@ -36,7 +37,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { SLOT_FIRST_VIRTIO = 1, SLOT_FIRST_SHARE = 12, SLOT_FIRST_NET = 16, SLOT_BALLOON = 24, SLOT_GUEST_PORTS = 25, SLOT_VSOCK = 26, SLOT_VGA = 28, SLOT_TESTDEV = 30, PORT_DEBUG_EXIT = 0xf4 };
+enum { SLOT_FIRST_VIRTIO = 1, SLOT_FIRST_SHARE = 12, SLOT_FIRST_NET = 16, SLOT_BALLOON = 24, SLOT_GUEST_PORTS = 25, SLOT_VSOCK = 26, SLOT_MEM = 27, SLOT_VGA = 28, SLOT_TESTDEV = 30, PORT_DEBUG_EXIT = 0xf4 };
 
 struct board {
 	struct vm *vm;
@@ -52,6 +53,7 @@ struct board {
 	struct mc146818 *rtc;
 	struct ich9_pm *pm;
 	struct virtio_balloon *balloon;
+	struct virtio_mem *mem; /* NULL: none */
 	struct guest_ports *ports;
 	struct vsock *vsock;
 	struct i8042 *kbc;
@@ -122,6 +124,7 @@ void board_serial_input(struct vm *vm, const u8 *bytes, size_t n)
 }
 
 struct virtio_balloon *board_balloon(struct vm *vm) { return vm->board->balloon; }
+struct virtio_mem *board_virtio_mem(struct vm *vm) { return vm->board->mem; }
 struct guest_ports *board_guest_ports(struct vm *vm) { return vm->board->ports; }
 void board_power_button(struct vm *vm) { ich9_pm_power_button(vm->board->pm); }
 
@@ -235,6 +238,10 @@ static int create_fw_cfg(struct board *b)
 	fw_cfg_set_u16(f, FW_CFG_NB_CPUS, b->vm->ncpus);
 	fw_cfg_set_u16(f, FW_CFG_MAX_CPUS, b->vm->ncpus);
 	fw_cfg_add_file(f, "etc/e820", map, n * sizeof map[0]);
+	/* Firmware puts 64-bit PCI windows behind what it takes for the end of memory. */
+	u64 end = board_plug_base(b->vm->cfg.memory) + b->vm->cfg.memory_more;
+	if (b->vm->cfg.memory_more)
+		fw_cfg_add_file(f, "etc/reserved-memory-end", &end, sizeof end);
 	return firmware_fw_cfg(b->vm, &b->vm->firmware, f);
 }
 
@@ -305,6 +312,20 @@ static int create_disk(struct board *b, const char *text, unsigned number, unsig
 	return 0;
 }
 
+static int create_mem(struct board *b)
+{
+	u64 base = board_plug_base(b->vm->cfg.memory), size = b->vm->cfg.memory_more;
+	unsigned bits = cpu_maxphyaddr(b->vm->vcpus[0].cpu);
+	if (!size)
+		return 0;
+	if (base + size > bit(bits)) {
+		log_error("--memory: the most that it may grow to ends beyond the CPU's %u bits of physical address: give it less, or --cpu ...,phys-bits= more", bits);
+		return -EINVAL;
+	}
+	b->mem = virtio_mem_create(b->pci, SLOT_MEM, base, size);
+	return 0;
+}
+
 static int create_virtio(struct board *b)
 {
 	unsigned slot = SLOT_FIRST_VIRTIO;
@@ -322,6 +343,9 @@ static int create_virtio(struct board *b)
 	if (b->vm->firmware.kind != FIRMWARE_NONE && !b->ahci)
 		b->ahci = ahci_create(b->pci, 31, 2);
 	b->balloon = virtio_balloon_create(b->pci, SLOT_BALLOON, &(struct virtio_balloon_config){ 0 });
+	err = create_mem(b);
+	if (err)
+		return err;
 	b->ports = guest_ports_create(b->vm, b->pci, SLOT_GUEST_PORTS);
 	if (b->vm->cfg.exec_socket)
 		err = guest_ports_attach(b->ports, GUEST_PORT_EXEC, b->vm->cfg.exec_socket);

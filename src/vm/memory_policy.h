@@ -1,5 +1,5 @@
-/* How much of its memory the guest may use: memory=MIN:START:MAX, and `set memory` on a running machine. The guest sees MAX; a balloon inside it holds the
- * rest, which leaves our process. Not here: the balloon device (virtio/virtio_balloon.h). */
+/* How much of its memory the guest may use: memory=MIN:START:MAX, and `set memory` on a running machine. The guest is told of START at power-on. Below that a
+ * balloon inside it holds the rest, which leaves our process; beyond it, it plugs memory. Not here: the devices (virtio/virtio_balloon.h, virtio_mem.h). */
 #ifndef NB_MEMORY_POLICY_H
 #define NB_MEMORY_POLICY_H
 
@@ -16,10 +16,12 @@ void memory_policy_free(struct memory_policy *p);
 int memory_policy_set(struct memory_policy *p, u64 bytes);
 struct memory_info {
 	u64 min, wanted, max;    /* bytes; min = max after memory_policy_set */
-	u64 now;                 /* what the guest has outside the balloon */
+	u64 boot;                /* what it was started with */
+	u64 now;                 /* what the guest has, outside the balloon and plugged */
+	u64 plugged, block;      /* of that, by virtio-mem, which does it in blocks of that size; 0: there is none */
 	u64 available;           /* what it says it could use without swapping; 0: it says nothing */
 	u64 resident;            /* guest memory that our process holds */
-	bool driver;             /* the guest has a balloon driver */
+	bool driver, mem_driver; /* the guest has a driver for the balloon, for virtio-mem */
 };
 void memory_policy_info(struct memory_policy *p, struct memory_info *info);
 

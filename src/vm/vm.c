@@ -3,6 +3,7 @@
 #include "vm/display.h"
 #include "vm/vnc.h"
 #include "base/log.h"
+#include "boot/boot.h"
 #include "cpu/core.h"
 #include "cpu/mmu.h"
 #include "vmx/vmx.h"
@@ -318,21 +319,30 @@ bool vm_handle_events(struct vm *vm)
 }
 
 /* ---- build ---- */
+/* Behind all other frames; firmware_map has given out some of those without a size. */
+static int map_more(struct vm *vm)
+{
+	u64 frame = (vm->cfg.memory + firmware_bytes(&vm->firmware)) / PAGE_SIZE;
+	return vm->cfg.memory_more ? mem_add_view(&vm->mem, gpa(board_plug_base(vm->cfg.memory)), vm->cfg.memory_more, frame, MEM_RAM, "ram-plugged") : 0;
+}
+
 static int create_memory(struct vm *vm)
 {
 	const u64 below_hole = 0xb0000000ull; /* ECAM and device windows follow: GUESTS.md "Chipset" */
 	u64 low = min_u64(vm->cfg.memory, below_hole);
 	int err = firmware_open(&vm->firmware, vm);
 	if (!err)
-		err = mem_init(&vm->mem, vm->cfg.memory + firmware_bytes(&vm->firmware));
+		err = mem_init(&vm->mem, vm->cfg.memory + firmware_bytes(&vm->firmware) + vm->cfg.memory_more);
 	vm->mem.remapped = vm_remapped;
 	vm->mem.remapped_opaque = vm;
+	if (!err)
+		err = map_more(vm);
 	if (!err && vm->firmware.kind != FIRMWARE_NONE)
 		return firmware_map(&vm->firmware, &vm->mem, vm->cfg.memory);
 	if (!err)
-		err = mem_add_slot(&vm->mem, gpa(0), low, MEM_RAM, "ram-low");
+		err = mem_add_view(&vm->mem, gpa(0), low, 0, MEM_RAM, "ram-low");
 	if (!err && vm->cfg.memory > low)
-		err = mem_add_slot(&vm->mem, gpa(4 * GiB), vm->cfg.memory - low, MEM_RAM, "ram-high");
+		err = mem_add_view(&vm->mem, gpa(4 * GiB), vm->cfg.memory - low, low / PAGE_SIZE, MEM_RAM, "ram-high");
 	return err;
 }
 
@@ -340,7 +350,7 @@ static int create_cpus(struct vm *vm)
 {
 	char text[256];
 	/* OVMF maps all that the physical address width allows, in 2 MiB pages: beyond 1 TiB that takes minutes. */
-	bool narrow = vm->firmware.kind == FIRMWARE_UEFI && !strstr(vm->cfg.cpu_model, "phys-bits") && vm->cfg.memory < 512 * GiB;
+	bool narrow = vm->firmware.kind == FIRMWARE_UEFI && !strstr(vm->cfg.cpu_model, "phys-bits") && vm->cfg.memory + vm->cfg.memory_more < 512 * GiB;
 	snprintf(text, sizeof text, "%s%s", vm->cfg.cpu_model, narrow ? ",phys-bits=40" : "");
 	vm->model = cpu_model_make(text, vm->cfg.nested, vm->ncpus, VM_TSC_KHZ);
 	if (!vm->model)

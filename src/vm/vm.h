@@ -31,7 +31,8 @@ struct vm_config {
 	const char *screenshot;               /* file that gets a picture of the screen at the end; NULL: none */
 	const char *kernel, *initrd, *append; /* initrd: comma-separated modules for multiboot */
 	u64 memory;                           /* bytes, multiple of 1 MiB: what the guest is told it has */
-	u64 memory_min, memory_start;         /* bytes; 0: all of it, always. See vm/memory_policy.h */
+	u64 memory_min;                       /* bytes; 0: all of it, always. See vm/memory_policy.h */
+	u64 memory_more;                      /* bytes, multiple of 2 MiB: what it may plug on top of that (virtio/virtio_mem.h) */
 	unsigned cpus;
 	bool nested;
 	const char *cpu_model;
@@ -196,6 +197,7 @@ int board_boot(struct vm *vm);                   /* load the kernel into memory 
 void board_save(struct vm *vm, struct state_buf *b);
 int board_load(struct vm *vm, const struct state_buf *b, size_t *pos);
 struct virtio_balloon *board_balloon(struct vm *vm);
+struct virtio_mem *board_virtio_mem(struct vm *vm); /* NULL: cfg.memory is all there is */
 struct guest_ports *board_guest_ports(struct vm *vm);
 /* The user presses the power button: an operating system that listens shuts itself down. Any thread. */
 void board_power_button(struct vm *vm);

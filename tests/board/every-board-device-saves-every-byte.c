@@ -13,6 +13,7 @@
 #include "dev/uart16550.h"
 #include "dev/vga.h"
 #include "virtio/virtio_balloon.h"
+#include "virtio/virtio_mem.h"
 #include "virtio/virtio_blk.h"
 #include "virtio/virtio_console.h"
 #include "virtio/virtio_net.h"
@@ -44,6 +45,7 @@ static void add_virtio(void)
 	add_net(20);
 	virtio_serial_create(r->pci, 6, (const struct virtio_serial_port[]){ { "a" }, { "b" } }, 2);
 	virtio_balloon_create(r->pci, 7, &(struct virtio_balloon_config){ 0 });
+	virtio_mem_create(r->pci, 27, 4 * GiB, 256 * MiB);
 	virtio_vsock_create(r->pci, 26, &(struct virtio_vsock_config){ .cid = 3 });
 }
 
@@ -120,7 +122,7 @@ static void every_register_byte_is_saved_and_loaded(void **state)
 		check_instance(&r->devs.item[i]);
 		with_state++;
 	}
-	assert_true(with_state >= 33);
+	assert_true(with_state >= 36);
 }
 
 static void save_load_save_is_identical(void **state)
