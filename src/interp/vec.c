@@ -25,6 +25,12 @@ bool vec_fp_open(struct cpu *c)
 }
 
 bool vec_x87_open(const struct cpu *c) { return c->x87_resident && !vec_of(c)->x87_unmasked; }
+void vec_x87_show(struct cpu *c) { x87_store(c); }
+void vec_x87_put_back(struct cpu *c)
+{
+	if (c->x87_resident)
+		x87_load(c);
+}
 
 void vec_fp_close(struct cpu *c)
 {

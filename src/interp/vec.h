@@ -34,6 +34,9 @@ int vec_create(struct cpu *c);
 bool vec_fp_open(struct cpu *c);
 /* The guest's x87 registers are the host's and all exceptions are masked. */
 bool vec_x87_open(const struct cpu *c);
+/* For engines that run a stretch twice: arch.x87 becomes what the host has; the host gets what arch.x87 says. Nothing if the registers are not the host's. */
+void vec_x87_show(struct cpu *c);
+void vec_x87_put_back(struct cpu *c);
 /* After some of it has run: the flags that it raised. */
 void vec_fp_close(struct cpu *c);
 /* From the vCPU's own thread, or after that has ended. */

@@ -1,6 +1,10 @@
 /* --engine lockstep: every stretch of host code runs first, is undone, and is run again by the handlers; the first difference ends the process with both
  * states printed. Blocks are not linked, so a stretch is at most one block. Host code reports each store before it happens (SITE_LOG), which is what
- * can be undone. For one vCPU: others that write the same memory look like differences. */
+ * can be undone; registers are all of struct cpu_arch, what struct cpu derives from those that host code changes, and the x87 registers that live in
+ * the host. For one vCPU: others that write the same memory look like differences.
+ *
+ * Surprise: the handlers' turn follows host code's rule about service points. There is none within a block, so the shadow of an STI in the middle of
+ * one does not end it; see goes_on. */
 #include "jit/jit.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,16 +31,54 @@ static void undo(void)
 		memcpy(stores.s[n].at, stores.s[n].before, stores.s[n].size);
 }
 
+/* ---- what host code changes besides memory ---- */
+struct snapshot {
+	struct cpu_arch arch;
+	u64 seg_base[SEG_COUNT + 2];
+	u8 acc_class;
+};
+
+static void take(struct cpu *c, struct snapshot *s)
+{
+	vec_x87_show(c);
+	s->arch = c->arch;
+	memcpy(s->seg_base, c->seg_base, sizeof s->seg_base);
+	s->acc_class = c->acc_class;
+}
+
+static void put_back(struct cpu *c, const struct snapshot *s)
+{
+	c->arch = s->arch;
+	memcpy(c->seg_base, s->seg_base, sizeof s->seg_base);
+	c->acc_class = s->acc_class;
+	vec_x87_put_back(c);
+}
+
 /* ---- the handlers' turn ---- */
+/* STI's handler has the block left after it, because of the shadow. Host code goes on, for nobody looks for events between two instructions of a block
+ * (sys.c); and what comes after the block, or after the place where host code leaves, knows nothing of a shadow. Nothing was pending: e_sti has asked. */
+static bool goes_on(struct cpu *c, const struct insn *i, enum step s, u32 shadow)
+{
+	if (s != STEP_STOP || i->op != ZYDIS_MNEMONIC_STI || c->arch.rip != insn_next_rip(c, i))
+		return false;
+	c->arch.shadow = shadow;
+	cpu_unpend(c, PEND_STEP);
+	return true;
+}
+
 /* Instructions [0, n) of the block; false: one of them did not simply complete. */
 static bool replay(struct cpu *c, const struct block *b, unsigned n)
 {
+	u64 icount = c->icount;
 	for (unsigned k = 0; k < n; k++) {
 		struct insn two[2] = { b->insn[k], { .fn = jit_h_return, .base = GPR_ZERO, .index = GPR_ZERO } };
 		two[0].fn = k == 0 ? b->first : two[0].fn;
+		u32 shadow = c->arch.shadow;
 		enum step s = two[0].fn(c, &two[0]);
 		if (s == STEP_GO)
 			c->arch.rip = insn_next_rip(c, &two[0]);
+		else if (goes_on(c, &two[0], s, shadow))
+			c->icount = icount; /* the handler took back what comes after it */
 		else if (s != STEP_END || k + 1u != b->n)
 			return false;
 	}
@@ -44,10 +86,9 @@ static bool replay(struct cpu *c, const struct block *b, unsigned n)
 }
 
 /* ---- differences ---- */
-static bool same_state(const struct cpu_arch *x, const struct cpu_arch *y)
+static bool same_state(const struct snapshot *x, const struct snapshot *y)
 {
-	return !memcmp(x->gpr, y->gpr, 16 * sizeof x->gpr[0]) && x->rip == y->rip && x->cc == y->cc && x->rflags == y->rflags && x->mxcsr == y->mxcsr &&
-	       !memcmp(x->ymm, y->ymm, sizeof x->ymm);
+	return !memcmp(&x->arch, &y->arch, sizeof x->arch) && !memcmp(x->seg_base, y->seg_base, sizeof x->seg_base) && x->acc_class == y->acc_class;
 }
 
 static bool same_memory(void)
@@ -78,12 +119,9 @@ static void print_code(struct cpu *c, const struct block *b, u64 rip, unsigned n
 	}
 }
 
-static void report(struct cpu *c, const struct block *b, unsigned n, const struct cpu_arch *before, const struct cpu_arch *jit, bool completed)
+static void print_registers(const struct cpu_arch *before, const struct cpu_arch *jit, const struct cpu_arch *interp)
 {
 	static const char *const names[16] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15" };
-	const struct cpu_arch *interp = &c->arch;
-	fprintf(stderr, "lockstep: cpu%u instruction %llu: the engines differ%s\n", c->index, (unsigned long long)c->icount,
-		completed ? "" : " (a handler stopped early)");
 	for (unsigned r = 0; r < 16; r++)
 		print_pair(names[r], before->gpr[r], jit->gpr[r], interp->gpr[r]);
 	print_pair("rip", before->rip, jit->rip, interp->rip);
@@ -94,37 +132,60 @@ static void report(struct cpu *c, const struct block *b, unsigned n, const struc
 		if (memcmp(jit->ymm + 32 * r, interp->ymm + 32 * r, 32))
 			for (unsigned k = 0; k < 32; k += 8)
 				print_pair("ymm", load_le(before->ymm + 32 * r + k, 8), load_le(jit->ymm + 32 * r + k, 8), load_le(interp->ymm + 32 * r + k, 8));
+	fprintf(stderr, "  rows that differ (jit -> interp):\n");
+	state_dump(stderr, &cpu_arch_state, "  cpu", interp, jit);
+}
+
+static void report(struct cpu *c, const struct block *b, unsigned n, const struct snapshot *before, const struct snapshot *jit, const struct snapshot *interp,
+		   bool completed)
+{
+	fprintf(stderr, "lockstep: cpu%u instruction %llu: the engines differ%s\n", c->index, (unsigned long long)c->icount,
+		completed ? "" : " (a handler stopped early)");
+	print_registers(&before->arch, &jit->arch, &interp->arch);
+	for (unsigned k = 0; k < array_len(jit->seg_base); k++)
+		if (jit->seg_base[k] != interp->seg_base[k])
+			print_pair("base", before->seg_base[k], jit->seg_base[k], interp->seg_base[k]);
+	print_pair("class", before->acc_class, jit->acc_class, interp->acc_class);
 	for (unsigned k = 0; k < stores.n; k++)
 		if (memcmp(stores.s[k].at, stores.s[k].after, stores.s[k].size))
 			print_pair("memory", load_le(stores.s[k].before, 8), load_le(stores.s[k].after, 8), load_le(stores.s[k].at, 8));
-	print_code(c, b, before->gpr[GPR_BLOCK_RIP], n);
+	print_code(c, b, before->arch.gpr[GPR_BLOCK_RIP], n);
 	abort();
 }
 
 /* ---- one stretch; as jit_h_enter ---- */
-enum step lockstep_enter(struct cpu *c, const struct insn *i)
+/* Both turns, compared. Where the interpreter goes on, or NULL: the block is done. */
+static noinline const struct insn *both(struct cpu *c, struct block *b)
 {
 	struct jit *j = jit_of(c);
-	struct block *b = j->in.cur;
-	struct cpu_arch before = c->arch, after;
+	struct snapshot before, jit, interp;
 	u64 icount = c->icount, budget = c->budget_end;
 	stores.n = 0;
+	take(c, &before);
 	jit_run_code(c, b, c->arch.gpr[GPR_BLOCK_RIP]);
 	unsigned n = j->resume ? (unsigned)(j->resume - b->insn) : b->n;
-	after = c->arch;
+	take(c, &jit);
 	if (j->resume)
-		after.rip = before.gpr[GPR_BLOCK_RIP] + b->insn[n].off;
+		jit.arch.rip = before.arch.gpr[GPR_BLOCK_RIP] + b->insn[n].off;
 	undo();
-	c->arch = before;
+	put_back(c, &before);
 	c->icount = icount;
-	c->arch.rip = before.gpr[GPR_BLOCK_RIP];
+	c->arch.rip = before.arch.gpr[GPR_BLOCK_RIP];
 	j->in.cur = b;
 	c->budget_end = 0; /* branches end the block instead of entering the next */
 	bool completed = replay(c, b, n);
 	c->budget_end = budget;
-	if (!completed || !same_state(&after, &c->arch) || !same_memory())
-		report(c, b, n, &before, &after, completed);
-	if (!j->resume)
+	take(c, &interp);
+	if (!completed || !same_state(&jit, &interp) || !same_memory())
+		report(c, b, n, &before, &jit, &interp, completed);
+	return j->resume;
+}
+
+enum step lockstep_enter(struct cpu *c, const struct insn *i)
+{
+	struct block *b = jit_of(c)->in.cur;
+	const struct insn *resume = both(c, b);
+	if (!resume)
 		return STEP_END;
-	return (n == 0 ? b->first : b->insn[n].fn)(c, &b->insn[n]);
+	return (resume == b->insn ? b->first : resume->fn)(c, resume);
 }

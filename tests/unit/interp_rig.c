@@ -3,7 +3,7 @@
 #include <ctype.h>
 #include <stdlib.h>
 
-/* NESTBOX_TEST_ENGINE=jit runs the same tests on translated code. */
+/* NESTBOX_TEST_ENGINE=jit runs the same tests on translated code, lockstep on both with a comparison after each block. */
 static const struct engine_ops *engine;
 
 static void code_written(void *o, u64 frame, unsigned first, unsigned last)
@@ -15,7 +15,7 @@ static void code_written(void *o, u64 frame, unsigned first, unsigned last)
 void interp_open(struct core *r, enum core_mode mode)
 {
 	const char *name = getenv("NESTBOX_TEST_ENGINE");
-	engine = name && !strcmp(name, "jit") ? &jit_engine : &interp_engine;
+	engine = name && !strcmp(name, "jit") ? &jit_engine : name && !strcmp(name, "lockstep") ? &lockstep_engine : &interp_engine;
 	jit_hot = 0;
 	core_open(r, mode);
 	assert_int_equal(engine->create(r->cpu), 0);

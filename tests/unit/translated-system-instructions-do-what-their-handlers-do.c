@@ -1,0 +1,120 @@
+/* Blocks of kernel code on the lockstep engine: the host code of src/jit/sys.c and the handlers run the same blocks one after the other, from the same
+ * state, and any difference between them ends the process. What a row says about the end is the manual's. Each row also says which instruction must
+ * have been done by host code, so that nothing passes because it was left to the handlers. */
+#include "interp_rig.h"
+#include "jit/jit.h"
+
+#include <stdlib.h>
+
+#define AT_DATA 0x50000u
+#define BASE_A 0x50000u /* what GS, FS and the kernel's GS are at the start */
+#define BASE_K 0x51000u
+#define A 0xaaaau       /* what is at 8 bytes from them */
+#define K 0xbbbbu
+#define ANY (~(u64)0)
+
+static struct core r;
+
+struct expect { u64 rax, rcx, iflag, x87_top; };
+static const struct { const char *name, *hex; ZydisMnemonic op; struct expect end; } rows[] = {
+	{ "STI; JMP", "fa fb eb00 90", ZYDIS_MNEMONIC_STI, { ANY, ANY, 1 } },
+	{ "STI; NOP; NOP", "fa fb 90 90", ZYDIS_MNEMONIC_STI, { ANY, ANY, 1 } },
+	{ "STI as the last but HLT", "fa fb", ZYDIS_MNEMONIC_STI, { ANY, ANY, 1 } },
+	{ "STI twice", "fa fb fb 90", ZYDIS_MNEMONIC_STI, { ANY, ANY, 1 } },
+	{ "STI; CLI", "fa fb fa 90", ZYDIS_MNEMONIC_STI, { ANY, ANY, 0 } },
+	{ "STI; CLI; STI; more", "fa fb fa fb ffc0 ffc0", ZYDIS_MNEMONIC_STI, { 2, 0, 1 } },
+	{ "STI; CPUID's handler", "fa fb 0fa2 31c0 31c9", ZYDIS_MNEMONIC_STI, { 0, 0, 1 } },
+	{ "STI; a load that misses", "fa fb 488b0e 90", ZYDIS_MNEMONIC_STI, { 0, 0, 1 } },
+	{ "STI; PUSHF; CLI; PUSHF", "fa fb 9c 58 fa 9c 59", ZYDIS_MNEMONIC_PUSHFQ, { 0x202, 0x002, 0 } },
+	{ "PUSHF with arithmetic flags", "fa 31c9 83e901 9c 58 31c9", ZYDIS_MNEMONIC_PUSHFQ, { 0x097, 0, 0 } },
+	{ "SWAPGS between loads", "65488b042508000000 0f01f8 65488b0c2508000000 0f01f8", ZYDIS_MNEMONIC_SWAPGS, { A, K, ANY } },
+	{ "SWAPGS; RDGSBASE", "0f01f8 f3480faec8 0f01f8 f3480faec9", ZYDIS_MNEMONIC_RDGSBASE, { BASE_K, BASE_A, ANY } },
+	{ "WRFSBASE between loads", "b800100500 64488b0c2508000000 f3480faed0 64488b042508000000", ZYDIS_MNEMONIC_WRFSBASE, { K, A, ANY } },
+	{ "WRGSBASE; RDGSBASE", "b800100500 f3480faed8 f3480faec9", ZYDIS_MNEMONIC_WRGSBASE, { BASE_K, BASE_K, ANY } },
+	{ "STAC, CLAC around stores", "48890e 0f01cb 488906 eb00 488906 9c 58 0f01ca 48894610 9c 59 25 00000400 81e1 00000400", ZYDIS_MNEMONIC_STAC, { 0x40000, 0, ANY } },
+	{ "RDPKRU", "0f01ee", ZYDIS_MNEMONIC_RDPKRU, { 0x55555554, 0, ANY } },
+	{ "PAUSE and fences", "f390 0faef0 0faee8 0faef8 ffc0", ZYDIS_MNEMONIC_PAUSE, { 1, 0, ANY } },
+	{ "CMPXCHG16B", "baaaaa0000 480fc70e 0f94c0", ZYDIS_MNEMONIC_CMPXCHG16B, { 1, ANY, ANY } },
+	{ "BTS of a bit string", "b841000000 480fab06 0f92c0 480fa34608 488b4e08", ZYDIS_MNEMONIC_BTS, { ANY, A | 2, ANY } },
+	/* mov ecx, 3; again: fld1; dec ecx; jnz again */
+	{ "x87 registers", "b903000000 d9e8 ffc9 75fa", ZYDIS_MNEMONIC_DEC, { ANY, 0, ANY, 5 } },
+	{ "x87 registers and memory", "b905000000 d9e8 d9e8 dec1 dd1e ffc9 75f4 488b06", ZYDIS_MNEMONIC_DEC, { 0x4000000000000000, 0, ANY, 0 } },
+};
+
+static int open_it(void **state)
+{
+	setenv("NESTBOX_TEST_ENGINE", "lockstep", 1);
+	interp_open(&r, CORE_LONG);
+	core_set(&r, AT_TABLES, 8, (AT_TABLES + 0x1000) | 3); /* supervisor pages, for SMAP */
+	mmu_flush_all(r.cpu);
+	interp_catch(&r);
+	return 0;
+}
+static int close_it(void **state)
+{
+	interp_close(&r);
+	return 0;
+}
+
+static void prepare(void)
+{
+	struct cpu *c = r.cpu;
+	memset(c->arch.gpr, 0, 16 * sizeof c->arch.gpr[0]);
+	c->arch.gpr[GPR_RSP] = AT_STACK0;
+	c->arch.gpr[GPR_RSI] = AT_DATA;
+	c->arch.cr0 &= ~(u64)(CR0_EM | CR0_TS);
+	c->arch.cr4 |= CR4_FSGSBASE | CR4_PKE | CR4_SMAP | CR4_OSFXSR;
+	c->arch.pkru = 0x55555554;
+	c->arch.rflags = FLAG_FIXED1;
+	c->arch.cc = cpu_flags_to_cc(0);
+	c->arch.shadow = 0;
+	c->arch.seg[SEG_GS].base = c->arch.seg[SEG_FS].base = BASE_A;
+	c->arch.kernel_gs_base = BASE_K;
+	memset(c->arch.x87, 0, sizeof c->arch.x87);
+	store_le(c->arch.x87, 0x37f, 2);
+	c->x87_resident = false;
+	cpu_update_mode(c);
+	core_set(&r, AT_DATA, 8, 0);
+	core_set(&r, BASE_A + 8, 8, A);
+	core_set(&r, BASE_K + 8, 8, K);
+}
+
+static bool want(const char *row, const char *what, u64 is, u64 should)
+{
+	if (should == ANY || is == should)
+		return true;
+	print_message("%s: %s is %#llx, must be %#llx\n", row, what, (unsigned long long)is, (unsigned long long)should);
+	return false;
+}
+
+static void the_blocks(void **state)
+{
+	const struct cpu *c = r.cpu;
+	bool ok = true;
+	for (unsigned n = 0; n < array_len(rows); n++) {
+		const char *name = rows[n].name;
+		const struct expect *e = &rows[n].end;
+		struct jit *j = jit_of(c);
+		unsigned len = interp_put(&r, AT_CODE, rows[n].hex);
+		interp_put(&r, AT_CODE + len, "f4");
+		for (unsigned round = 0; round < 2; round++) { /* the second time the TLB knows the pages */
+			u64 entries = j->stats.entries;
+			memset(j->prof_left, 0, sizeof j->prof_left);
+			prepare();
+			interp_go(&r, AT_CODE);
+			ok &= want(name, "RIP", c->arch.rip, AT_CODE + len + 1) & want(name, "RAX", c->arch.gpr[GPR_RAX], e->rax) &
+			      want(name, "RCX", c->arch.gpr[GPR_RCX], e->rcx) & want(name, "RSP", c->arch.gpr[GPR_RSP], AT_STACK0) &
+			      want(name, "the shadow", c->arch.shadow, 0) & want(name, "IF", !!(c->arch.rflags & FLAG_IF), e->iflag) &
+			      want(name, "x87 TOP", c->arch.x87[3] >> 3 & 7, e->x87_top) & want(name, "entries of host code", j->stats.entries > entries, true);
+		}
+		if (rows[n].op != ZYDIS_MNEMONIC_STAC || j->fsgsbase) /* without, its handler does it */
+			ok &= want(name, "times that host code left at the instruction", j->prof_left[rows[n].op], 0);
+	}
+	assert_true(ok);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = { cmocka_unit_test_setup_teardown(the_blocks, open_it, close_it) };
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
