@@ -24,8 +24,9 @@ static void print_exits(const struct vm *vm, FILE *out)
 			total += s->vmexits[r];
 		}
 	}
-	fprintf(out, "stats: vmexits total=%llu entries=%llu failed_entries=%llu\n", (unsigned long long)total, (unsigned long long)entries,
-		(unsigned long long)failures);
+	double s = seconds(host_now_ns() - vm->start_host_ns);
+	fprintf(out, "stats: vmexits total=%llu entries=%llu failed_entries=%llu per_s=%.0f\n", (unsigned long long)total, (unsigned long long)entries,
+		(unsigned long long)failures, s > 0 ? total / s : 0);
 	for (unsigned r = 0; r < array_len(by_reason); r++)
 		if (by_reason[r])
 			fprintf(out, "stats: vmexit reason=%u name=\"%s\" count=%llu\n", r, vmx_exit_name(r), (unsigned long long)by_reason[r]);
