@@ -2,6 +2,15 @@
 #include "base/log.h"
 #include "cli/cli.h"
 
+/* Up to the end of the first sentence, or to its colon; not to a dot within a word. */
+static int first_sentence(const char *text)
+{
+	size_t n = 0;
+	while (text[n] && !((text[n] == '.' || text[n] == ':') && (text[n + 1] == ' ' || !text[n + 1])))
+		n++;
+	return (int)n;
+}
+
 static const char global_text[] = "--state DIR before the command: where VMs are kept (default $XDG_DATA_HOME/nestbox).";
 
 void cli_print_verb_help(FILE *out, const struct cli_verb *v)
@@ -48,7 +57,7 @@ int cli_help_command(struct cli_call *call)
 		const struct cli_verb *v = &cli_verbs[i];
 		if (!*v->help)
 			continue;
-		int first = (int)strcspn(v->help, ".:") ;
+		int first = first_sentence(v->help);
 		printf("  %-12s %-36s %.*s\n", v->name, v->args, first, v->help);
 	}
 	printf("\n%s\nnestbox help COMMAND describes one, nestbox man prints the manual page.\n", global_text);
@@ -121,7 +130,7 @@ static void man_one(const struct cli_verb *v)
 	char name[64], title[64];
 	snprintf(name, sizeof name, "nestbox-%s", v->name);
 	snprintf(title, sizeof title, "NESTBOX\\-%s", v->name);
-	int first = (int)strcspn(v->help, ".:");
+	int first = first_sentence(v->help);
 	char what[512];
 	snprintf(what, sizeof what, "%.*s", first, v->help);
 	man_head(title, name, what);
