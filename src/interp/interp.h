@@ -29,7 +29,7 @@ struct block {
 	u16 slots;                   /* insn[] used, sentinel included */
 	u16 heat;                    /* the hooks' own: entries so far */
 	u16 misses;                  /* the hooks' own: groups of accesses that missed */
-	bool plain, in_region;       /* the hooks' own: no groups; part of a region */
+	bool plain, in_region;       /* the hooks' own: its groups split; part of a region */
 	u8 samples;                  /* the hooks' own: how often it was found looping */
 	u64 misses_since;            /* the hooks' own: icount */
 	insn_fn *first;              /* the hooks' own: handler of insn[0] when they have put theirs there */

@@ -16,8 +16,8 @@ unsigned jit_hot = 12;
 unsigned jit_slice = 65536, jit_samples = 3;
 #define NEVER 255
 
-/* So many splits within 2048 instructions each: groups do not pay in that block. */
-#define SPLITS_PER 32
+/* So many splits within 2048 instructions each: the block gets a twin without groups (twin.c). 0: all blocks have one, for tests. */
+unsigned jit_splits = 32;
 
 /* ---- getting in ---- */
 static const struct block *running(const struct cpu *c) { return jit_of(c)->in.cur; }
@@ -319,11 +319,11 @@ static u8 *on_split(struct cpu *c, struct site *s)
 	struct block *b = jit_block(j, s);
 	u64 now = j->base - j->hot->left;
 	j->stats.splits++;
-	if (now - b->misses_since > SPLITS_PER * 2048) {
+	if (now - b->misses_since > (u64)jit_splits * 2048) {
 		b->misses = 0;
 		b->misses_since = now;
 	}
-	if (++b->misses >= SPLITS_PER && b->code && !s->split) {
+	if (++b->misses >= jit_splits && b->code && !s->split) {
 		b->plain = true;
 		jit_drop(c, b);
 	}

@@ -10,7 +10,7 @@
  *
  * Accesses near each other whose addresses differ by constants are a group (group.c): the first one probes for all of them and leaves the host address
  * in HOST. A group whose page lacks a permission that only a later member needs, or that goes on in the next page, is a miss too: the interpreter
- * does the rest of the block, and when that happens often the block is translated without groups. */
+ * does the rest of the block, and when that happens often the block gets a twin without groups (twin.c). */
 #include "jit/tr.h"
 
 _Static_assert(sizeof(struct tlb_fast) == 32 && TLB_ENTRIES == 1024, "the probe's index");

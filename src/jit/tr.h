@@ -57,6 +57,13 @@ struct stub {
 	u8 copy, part, in_host[MAX_HOSTS];
 };
 struct region;
+/* A block's translation without groups, for where a group splits: twin.c. */
+struct twin {
+	u8 *at[BLOCK_MAX_INSNS + 2]; /* host code of each instruction with a stub, and where things are there */
+	struct place place[BLOCK_MAX_INSNS + 2];
+	bool slow;              /* being made; else it is complete */
+	bool odd;               /* the two disagree */
+};
 
 struct tr {
 	struct as a;
@@ -70,6 +77,7 @@ struct tr {
 	const u8 *live;         /* flags needed after instruction k */
 	u8 live_[BLOCK_MAX_INSNS + 2];
 	struct region *region;  /* NULL: a block */
+	struct twin *twin;      /* or NULL */
 	union {
 		struct place now;
 		struct { PLACE }; /* the same */
@@ -133,6 +141,8 @@ unsigned tr_find_live(const struct block *b, unsigned after, u8 *live);
 void tr_start(struct cpu *c, struct block *b, struct tr *t, struct plan *plan);
 void tr_entries(struct tr *t); /* far, and near up to where it counts */
 void tr_one(struct tr *t, const struct insn *i, bool last);
+void tr_body(struct tr *t);  /* a block's instructions and its end */
+void tr_block(struct tr *t); /* all of a block: entries, body, stubs */
 void tr_commit(struct tr *t);
 /* at: 32-bit displacement of a jump that shall lead to the site. */
 void tr_stub(struct tr *t, u8 *at, struct site *s);
@@ -143,6 +153,12 @@ void tr_exit_if(struct tr *t, unsigned cond, enum site_kind kind);
 void region_stub(struct tr *t, struct stub *st);
 bool region_is_vex(const struct tr *t);
 unsigned region_k(const struct tr *t); /* number of the instruction, over all copies */
+
+/* ---- twin.c ---- */
+/* The block with groups, and without for what splits; or false: the two do not fit together. */
+bool twin_make(struct cpu *c, struct block *b, struct tr *t, struct plan *plan, struct twin *w);
+void twin_stub(struct tr *t, const struct stub *st); /* notes what a stub needs to know */
+void twin_put(struct tr *t, struct site *s);         /* in a group's stub, before it calls C */
 
 /* ---- trace.c ---- */
 void tr_trace_region(const struct tr *t, const u8 *from);

@@ -12,7 +12,7 @@
 
 const u8 jit_home[16] = { RAX, RCX, RDX, RBX, R8, RBP, RSI, RDI, NO_HOME, NO_HOME, NO_HOME, NO_HOME, R12, R13, R14, NO_HOME };
 
-#define CODE_ROOM 32768 /* no block needs more: 32 instructions of at most 300 bytes with their stubs, and sites */
+#define CODE_ROOM 65536 /* no block needs more: twice 32 instructions of at most 300 bytes with their stubs, and sites */
 
 /* ---- sites ---- */
 struct site *tr_site(struct tr *t, enum site_kind kind)
@@ -39,6 +39,8 @@ void tr_stub(struct tr *t, u8 *at, struct site *s)
 	t->stubs[t->nstubs] = (struct stub){ .at = at, .site = s };
 	if (t->region)
 		region_stub(t, &t->stubs[t->nstubs]);
+	if (t->twin)
+		twin_stub(t, &t->stubs[t->nstubs]);
 	t->nstubs++;
 }
 
@@ -57,6 +59,8 @@ static void put_stubs(struct tr *t)
 		as_aim(st->at, a->p);
 		if (st->site->kind == SITE_LINK && st->site->link.at == jit_off(t->j, st->at))
 			st->site->link.stub = jit_off(t->j, a->p);
+		if (t->twin && st->site->group)
+			twin_put(t, st->site);
 		as_call(a, st->site->vec ? t->j->out_vec : t->j->out);
 		as32(a, (u32)((u8 *)st->site - a->p));
 	}
@@ -206,11 +210,9 @@ void tr_entries(struct tr *t)
 
 static bool ends_by_itself(const struct block *b) { return b->slots == b->n; }
 
-static void all(struct tr *t)
+void tr_body(struct tr *t)
 {
 	struct block *b = t->b;
-	tr_entries(t);
-	as_lea(&t->a, 8, LEFT, rm_mem(LEFT, -(i32)b->n));
 	t->mem = true;
 	tr_find_live(b, F_ALL, t->live_);
 	for (t->k = 0; t->k < b->n && !t->ended; t->k++) {
@@ -224,6 +226,13 @@ static void all(struct tr *t)
 		tr_flags_save(t);
 		tr_goto(t, (i64)b->off + b->bytes);
 	}
+}
+
+void tr_block(struct tr *t)
+{
+	tr_entries(t);
+	as_lea(&t->a, 8, LEFT, rm_mem(LEFT, -(i32)t->b->n));
+	tr_body(t);
 	t->hot_end = t->a.p;
 	put_stubs(t);
 }
@@ -273,6 +282,30 @@ void tr_commit(struct tr *t)
 	j->sites = t->cold;
 }
 
+/* Without groups, then with them if there are any, then with a twin if they have often split. */
+static void translate_block(struct cpu *c, struct block *b, struct tr *t, struct plan *plan)
+{
+	bool lockstep = jit_of(c)->lockstep, splits = b->plain || (!jit_splits && !lockstep);
+	struct twin w;
+	tr_start(c, b, t, plan);
+	tr_block(t);
+	plan->n = t->naccess;
+	if (!pays(t) || plan->n < 2 || (splits && lockstep))
+		return;
+	plan_make(plan);
+	if (!plan->groups)
+		return;
+	if (!splits) {
+		tr_start(c, b, t, plan);
+		tr_block(t);
+	} else if (!twin_make(c, b, t, plan, &w)) {
+		tr_start(c, b, t, NULL);
+		tr_block(t);
+		return;
+	}
+	bug_if(plan->n != t->naccess);
+}
+
 bool jit_translate(struct cpu *c, struct block *b)
 {
 	struct jit *j = jit_of(c);
@@ -283,17 +316,7 @@ bool jit_translate(struct cpu *c, struct block *b)
 	u64 begin = now_ns();
 	struct tr t;
 	struct plan plan = { .host = { HOST }, .hosts = 1 };
-	tr_start(c, b, &t, &plan);
-	all(&t);
-	plan.n = t.naccess;
-	if (pays(&t) && plan.n > 1 && !b->plain) {
-		plan_make(&plan);
-		if (plan.groups) {
-			tr_start(c, b, &t, &plan);
-			all(&t);
-			bug_if(plan.n != t.naccess);
-		}
-	}
+	translate_block(c, b, &t, &plan);
 	bug_if(t.a.p > t.cold);
 	if (!pays(&t))
 		return false;

@@ -385,6 +385,15 @@ static bool run_one(u64 seed, unsigned long *faults)
 	return same(&k);
 }
 
+/* The translator's choices for case n: loops become regions in their second round, or not at all; blocks with groups have a twin, or not. */
+static void tune(u64 n)
+{
+	jit_hot = (unsigned)(n % 3);
+	jit_slice = n % 4 ? 1 : 65536;
+	jit_samples = 1;
+	jit_splits = n % 5 < 2 ? 0 : 32;
+}
+
 static void parse(int argc, char **argv)
 {
 	static const struct option longs[] = { { "seed", 1, 0, 's' }, { "seconds", 1, 0, 't' }, { "count", 1, 0, 'n' }, { "case", 1, 0, 'c' },
@@ -418,18 +427,13 @@ int main(int argc, char **argv)
 		if (guest_init() < 0)
 			return 2;
 	}
-	jit_samples = 1;
 	if (opt.have_one) {
-		jit_hot = (unsigned)((opt.one & (BIT(40) - 1)) % 3);
-		jit_slice = (opt.one & (BIT(40) - 1)) % 4 ? 1 : 65536;
-	}
-	if (opt.have_one)
+		tune(opt.one & (BIT(40) - 1));
 		return run_one(opt.one, &faults) ? 0 : 1;
+	}
 	clock_gettime(CLOCK_MONOTONIC, &begin);
 	for (u64 n = 0; n < opt.count && failures < opt.max_failures; n++, done++) {
-		jit_hot = (unsigned)(n % 3);
-		jit_slice = n % 4 ? 1 : 65536; /* loops become regions in their second round, or not at all */
-		jit_samples = 1;
+		tune(n);
 		if (!run_one(opt.seed << 40 | n, &faults))
 			failures++;
 		clock_gettime(CLOCK_MONOTONIC, &now);
