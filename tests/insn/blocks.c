@@ -315,6 +315,9 @@ static void make_case(struct ocase *k, u64 seed)
 		k->in.gpr[r] = rnd_chance(50) ? rnd_below(64) : rnd_edge();
 	for (unsigned r = 0; r < array_len(base_regs); r++)
 		k->in.gpr[base_regs[r]] = O_DATA + 0x80 + (rnd_below(O_DATA_SIZE - 0x100) & ~(rnd_chance(60) ? 15ull : 0)) + (rnd_chance(2) ? O_DATA_SIZE : 0);
+	for (unsigned r = 0; r < array_len(base_regs) && jit_splits == 0; r++) /* across the pages' border: groups split */
+		if (rnd_chance(40))
+			k->in.gpr[base_regs[r]] = O_DATA + PAGE_SIZE - 0x30 + rnd_below(0x60);
 	k->in.rflags = (rnd() & FLAG_ARITH) | 0x202;
 	for (unsigned n = 0; n < O_DATA_SIZE; n += 8)
 		store_le(k->mem + n, rnd_chance(70) ? rnd() : rnd_below(256), 8);
