@@ -203,7 +203,7 @@ static bool amd_differs(const struct ocase *k, struct ostate *n, const struct os
 	case ZYDIS_MNEMONIC_VCVTPS2PH: /* Intel notes or raises exceptions of the conversion although the store faults */
 		if (faulted)
 			memcpy(n->fp.fx + 24, g->fp.fx + 24, 4);
-		return g->vector == 19 && is_memory_fault(n->vector);
+		return n->vector == 17 || (g->vector == 19 && is_memory_fault(n->vector));
 	case ZYDIS_MNEMONIC_LDMXCSR: case ZYDIS_MNEMONIC_VLDMXCSR: case ZYDIS_MNEMONIC_FXRSTOR: case ZYDIS_MNEMONIC_FXRSTOR64:
 	case ZYDIS_MNEMONIC_XRSTOR: case ZYDIS_MNEMONIC_XRSTOR64: /* MXCSR bit 17; segment limits by component */
 		return is_memory_fault(g->vector) && !faulted;
