@@ -3,9 +3,12 @@
 #include "cli/table.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
 #include <linux/seccomp.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -169,6 +172,17 @@ static void nested_parameter(char *to, size_t size)
 	}
 }
 
+/* A device file says little: only a VM that it makes is proof. */
+static bool usable_kvm(void)
+{
+	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC), vm = kvm < 0 ? -1 : ioctl(kvm, KVM_CREATE_VM, 0);
+	if (vm >= 0)
+		close(vm);
+	if (kvm >= 0)
+		close(kvm);
+	return vm >= 0;
+}
+
 bool check_host_kvm(const struct check_subject *s, char *detail, size_t size)
 {
 	char nested[16];
@@ -176,7 +190,7 @@ bool check_host_kvm(const struct check_subject *s, char *detail, size_t size)
 	if (access("/dev/kvm", F_OK))
 		snprintf(detail, size, "no /dev/kvm; not needed");
 	else
-		snprintf(detail, size, "/dev/kvm is there (%s%s%s); this version does not use it", access("/dev/kvm", R_OK | W_OK) ? "no permission" : "usable",
+		snprintf(detail, size, "/dev/kvm is there (%s%s%s); this version does not use it", usable_kvm() ? "it makes VMs" : "it makes none: no permission, or no VT-x or AMD-V",
 			 *nested ? ", nested=" : "", nested);
 	return true;
 }

@@ -53,6 +53,9 @@ int cli_connect(const struct cli_call *call, const char *name, struct proto_clie
 /* Connects, asks, disconnects. The result (caller owns it), or NULL after one error line: the status is STATUS_USAGE. Takes args. */
 json_t *cli_ask(const struct cli_call *call, const char *name, const char *verb, json_t *args);
 
+/* All VMs, those in the foreground included, as `list --json` shows them. NULL after one error line. */
+json_t *cli_list_vms(const struct cli_call *call);
+
 /* Presses the power button and waits for the end, as `stop` does, quietly. 0, or the exit status after one error line. */
 int cli_stop_vm(const struct cli_call *call, const char *name);
 

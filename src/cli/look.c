@@ -64,7 +64,7 @@ static void add_foreground(const struct cli_call *call, const struct reg_vm *vms
 		free(names);
 }
 
-static json_t *list_all(struct cli_call *call)
+json_t *cli_list_vms(const struct cli_call *call)
 {
 	struct reg_vm *vms = NULL;
 	unsigned n = 0;
@@ -102,7 +102,7 @@ static void list_row(struct table *t, json_t *vm)
 int cli_list_command(struct cli_call *call)
 {
 	static const char *const columns[] = { "NAME", "STATE", ">CPUS", ">MEMORY", "NESTED", "ENGINE", ">UP", ">PID", "WHY", NULL };
-	json_t *list = list_all(call), *vm;
+	json_t *list = cli_list_vms(call), *vm;
 	size_t i;
 	if (!list)
 		return STATUS_USAGE;

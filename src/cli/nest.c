@@ -129,8 +129,9 @@ static void draw(json_t *guests, json_int_t parent, const char *indent)
 			continue;
 		left--;
 		bool ept = strcmp(text_of(g, "eptp"), "0x0");
-		printf("%s%s L%lld  %s%s, %zu vCPU%s, %lld VM exits, %.0f/s\n", indent, left ? "├─" : "└─", (long long)int_of(g, "level"), ept ? "EPT pointer " : "no EPT",
-		       ept ? text_of(g, "eptp") : "", json_array_size(json_object_get(g, "vcpus")), json_array_size(json_object_get(g, "vcpus")) == 1 ? "" : "s",
+		const char *looks = text_of(g, "looks");
+		printf("%s%s L%lld  %s%s%s%s, %zu vCPU%s, %lld VM exits, %.0f/s\n", indent, left ? "├─" : "└─", (long long)int_of(g, "level"), looks, *looks ? ", " : "",
+		       ept ? "EPT pointer " : "no EPT", ept ? text_of(g, "eptp") : "", json_array_size(json_object_get(g, "vcpus")), json_array_size(json_object_get(g, "vcpus")) == 1 ? "" : "s",
 		       (long long)int_of(g, "exits"), json_real_value(json_object_get(g, "exits_per_s")));
 		snprintf(deeper, sizeof deeper, "%s%s", indent, left ? "│  " : "   ");
 		json_array_foreach(json_object_get(g, "vcpus"), k, v)
@@ -140,17 +141,80 @@ static void draw(json_t *guests, json_int_t parent, const char *indent)
 	}
 }
 
-static void show_tree(struct cli_call *call, json_t *now)
+static void draw_vm(const char *name, json_t *now)
 {
 	json_t *guests = json_object_get(now, "guests");
-	printf("L1  %s: %lld vCPU%s, VT-x %s\n", call->argv[0], (long long)int_of(now, "cpus"), int_of(now, "cpus") == 1 ? "" : "s",
+	printf("L1  %s: %lld vCPU%s, VT-x %s\n", name, (long long)int_of(now, "cpus"), int_of(now, "cpus") == 1 ? "" : "s",
 	       json_is_true(json_object_get(now, "nested")) ? "on" : "off");
 	draw(guests, -1, "");
 	if (!json_array_size(guests))
 		puts("    no guest has run inside");
 }
 
-int cli_tree_command(struct cli_call *call) { return watch(call, "tree", tree_rates, show_tree); }
+static void show_tree(struct cli_call *call, json_t *now) { draw_vm(call->argv[0], now); }
+
+/* Trees of all machines that run. One that ends meanwhile is left out; its end is no error of ours. */
+static json_t *forest(struct cli_call *call)
+{
+	size_t i;
+	json_t *list = cli_list_vms(call), *vm, *trees = list ? json_array() : NULL;
+	json_array_foreach(list, i, vm) {
+		struct sample s = { 0 };
+		double at;
+		char *argv[] = { (char *)text_of(vm, "name"), NULL };
+		struct cli_call one = *call;
+		one.argv = argv;
+		one.argc = 1;
+		one.json = false;
+		if (strcmp(text_of(vm, "state"), "running") && strcmp(text_of(vm, "state"), "paused"))
+			continue;
+		if (!take(&one, "tree", &s, &at)) {
+			tree_rates(&s);
+			json_object_set(s.now, "name", json_object_get(vm, "name"));
+			json_array_append(trees, s.now);
+		}
+		json_decref(s.now);
+		json_decref(s.before);
+	}
+	json_decref(list);
+	return trees;
+}
+
+static void show_forest(struct cli_call *call, json_t *trees)
+{
+	size_t i;
+	json_t *t;
+	if (call->json) {
+		json_t *o = json_pack("{s:O}", "vms", trees);
+		json_dumpf(o, stdout, JSON_COMPACT);
+		putchar('\n');
+		json_decref(o);
+	} else if (!json_array_size(trees)) {
+		puts("no VM is running");
+	} else {
+		json_array_foreach(trees, i, t)
+			draw_vm(text_of(t, "name"), t);
+	}
+	fflush(stdout);
+}
+
+int cli_tree_command(struct cli_call *call)
+{
+	if (call->argc)
+		return watch(call, "tree", tree_rates, show_tree);
+	for (;;) {
+		json_t *trees = forest(call);
+		if (!trees)
+			return STATUS_USAGE;
+		if (cli_option(call, "watch") && !call->json && isatty(STDOUT_FILENO))
+			fputs("\033[H\033[2J", stdout);
+		show_forest(call, trees);
+		json_decref(trees);
+		if (!cli_option(call, "watch"))
+			return STATUS_OK;
+		sleep_ms(WATCH_MS);
+	}
+}
 
 /* ---- exits ---- */
 static void exits_rates(struct sample *s)

@@ -30,6 +30,24 @@ static const char *mode(const struct nest_state *s)
 	return s->cr0 & CR0_PG ? "32-bit, paging" : "32-bit, no paging";
 }
 
+/* Systems put their interrupt descriptor table at addresses of their own: Linux always at the same one (Documentation/arch/x86/x86_64/mm.rst, cpu_entry_area),
+ * Xen in its own 512 GiB slots (asm-x86/config.h's layout), Windows in its half of the system range. NULL: it cannot be told. */
+static const char *looks(const struct nest_state *s)
+{
+	static const struct { u64 from, to; const char *name; } homes[] = {
+		{ 0xfffffe0000000000, 0xfffffe0000000fff, "Linux" },
+		{ 0xffff82c000000000, 0xffff87ffffffffff, "Xen" },
+		{ 0xfffff80000000000, 0xfffff8ffffffffff, "Windows" },
+		{ 0, 0xffffffff, "firmware or a boot loader" },
+	};
+	if (!(s->cr0 & CR0_PE) || !(s->cr0 & CR0_PG))
+		return "firmware or a boot loader";
+	for (unsigned i = 0; s->efer & EFER_LMA && i < array_len(homes); i++)
+		if (s->idtr_base >= homes[i].from && s->idtr_base <= homes[i].to)
+			return homes[i].name;
+	return NULL;
+}
+
 static u64 exits_of(const struct nest_guest *g)
 {
 	u64 total = 0;
@@ -44,6 +62,14 @@ struct runner {
 	const struct nest_guest *g;
 	u64 entries, exits;
 };
+
+/* By the first vCPU: the others may not have been started yet. */
+static json_t *looks_json(const struct runner *r, unsigned n)
+{
+	struct nest_state s;
+	const char *name = n && vmx_nest_state(r->c, r->g, &s) ? looks(&s) : NULL;
+	return name ? json_string(name) : json_null();
+}
 
 static json_t *vcpu_json(const struct runner *r, double rate)
 {
@@ -139,8 +165,8 @@ void ctl_do_tree(struct vm *vm, struct ctl_call *call, json_t *args)
 		json_t *vcpus = json_array();
 		for (unsigned k = 0; k < g->nrunners; k++)
 			json_array_append_new(vcpus, vcpu_json(&g->runner[k], rate));
-		json_array_append_new(guests, json_pack("{s:i,s:o,s:i,s:o,s:I,s:I,s:o}", "id", i, "parent", g->parent < 0 ? json_null() : json_integer(g->parent),
-							"level", g->level, "eptp", hex(g->eptp), "entries", (json_int_t)g->entries, "exits",
+		json_array_append_new(guests, json_pack("{s:i,s:o,s:i,s:o,s:o,s:I,s:I,s:o}", "id", i, "parent", g->parent < 0 ? json_null() : json_integer(g->parent),
+							"level", g->level, "looks", looks_json(g->runner, g->nrunners), "eptp", hex(g->eptp), "entries", (json_int_t)g->entries, "exits",
 							(json_int_t)g->exits, "vcpus", vcpus));
 	}
 	free(f);

@@ -146,12 +146,12 @@ bool vmx_nest_state(const struct cpu *c, const struct nest_guest *g, struct nest
 		return false;
 	if (c->arch.guest_mode && v->s.vmcs_ptr == g->vmcs) {
 		*s = (struct nest_state){ .rip = c->arch.rip, .rsp = c->arch.gpr[GPR_RSP], .cr0 = c->arch.cr0, .cr3 = c->arch.cr3, .cr4 = c->arch.cr4,
-					  .efer = c->arch.efer, .rflags = cpu_rflags(c), .cs_attr = c->arch.seg[SEG_CS].attr, .activity = c->arch.activity };
+					  .efer = c->arch.efer, .rflags = cpu_rflags(c), .idtr_base = c->arch.idtr.base, .cs_attr = c->arch.seg[SEG_CS].attr, .activity = c->arch.activity };
 	} else {
 		bool ia32e = vmcs_get(m, VF_ENTRY_CONTROLS) & bit(CTL_ENTRY_IA32E & 31);
 		*s = (struct nest_state){ .rip = vmcs_get(m, VF_GUEST_RIP), .rsp = vmcs_get(m, VF_GUEST_RSP), .cr0 = vmcs_get(m, VF_GUEST_CR0),
 					  .cr3 = vmcs_get(m, VF_GUEST_CR3), .cr4 = vmcs_get(m, VF_GUEST_CR4), .efer = ia32e ? EFER_LMA | EFER_LME : 0,
-					  .rflags = vmcs_get(m, VF_GUEST_RFLAGS), .cs_attr = (u32)vmcs_get(m, VF_GUEST_CS_AR),
+					  .rflags = vmcs_get(m, VF_GUEST_RFLAGS), .idtr_base = vmcs_get(m, VF_GUEST_IDTR_BASE), .cs_attr = (u32)vmcs_get(m, VF_GUEST_CS_AR),
 					  .activity = (u32)vmcs_get(m, VF_GUEST_ACTIVITY) };
 	}
 	s->host64 = vmcs_get(m, VF_EXIT_CONTROLS) & bit(CTL_EXIT_HOST64 & 31);

@@ -43,10 +43,12 @@ def main():
                 time.sleep(0.2)
             tree = ask("tree", "t")
             guest = tree["guests"][0]
-            assert guest["parent"] is None and guest["level"] == 2 and int(guest["eptp"], 16) and guest["vcpus"], guest
+            assert guest["parent"] is None and guest["level"] == 2 and guest["looks"] == "Linux" and int(guest["eptp"], 16) and guest["vcpus"], guest
             assert guest["entries"] >= guest["exits"] - len(guest["vcpus"]), guest
             drawn = run("tree", "t").stdout
-            assert drawn.startswith("L1  t: 2 vCPUs, VT-x on\n└─ L2  EPT pointer 0x"), drawn
+            assert drawn.startswith("L1  t: 2 vCPUs, VT-x on\n└─ L2  Linux, EPT pointer 0x"), drawn
+            assert run("tree").stdout.startswith("L1  t: 2 vCPUs, VT-x on\n└─ L2  Linux"), "all VMs"
+            assert [vm["name"] for vm in ask("tree")["vms"]] == ["t"]
             exits = ask("exits", "t")["exits"]
             names = {e["name"]: e for e in exits}
             assert names["CPUID"]["exits"] > 0 and names["CPUID"]["instructions"] > 0 and names["CPUID"]["handling_s"] > 0, names["CPUID"]
