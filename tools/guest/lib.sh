@@ -18,7 +18,8 @@ step()
 	local text=$1 log pid start=$SECONDS shown=2 rc=0
 	shift
 	mkdir -p "$LOGS"
-	log=$LOGS/$(printf '%s' "$text" | tr -cs 'a-zA-Z0-9' '-').log
+	log=$(printf '%s' "$text" | tr -cs 'a-zA-Z0-9' '-')
+	log=$LOGS/${log:0:60}.log
 	"$@" >"$log" 2>&1 </dev/null &
 	pid=$!
 	while kill -0 "$pid" 2>/dev/null; do
