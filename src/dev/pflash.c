@@ -167,6 +167,10 @@ static void pflash_loaded(void *dev)
 	p->regs.dirty_end = (u32)min_u64(p->regs.dirty_end, p->cfg.size);
 	p->regs.dirty_first = (u32)min_u64(p->regs.dirty_first, p->regs.dirty_end);
 	pflash_update(p);
+	/* The file has the variables of another moment. No program error for the guest: it has programmed nothing. */
+	int err = p->cfg.store ? p->cfg.store(p->cfg.opaque, 0, p->data, p->cfg.size) : 0;
+	if (err)
+		log_warn("flash: the restored contents cannot be kept: %s", strerror(-err));
 }
 
 static void pflash_destroy(void *dev)

@@ -99,6 +99,24 @@ static void what_is_saved_in_the_middle_of_a_command_goes_on(void **state)
 	assert_int_equal(get(0x1234), 0x50);
 }
 
+static void restored_contents_are_kept_at_once(void **state)
+{
+	rig_check_save_load(r);
+	assert_int_equal(stores, 1);
+	assert_int_equal(stored_at, 0);
+	assert_int_equal(stored_len, SIZE);
+	put(0, 0x70);
+	assert_int_equal(get(0) & 0x10, 0); /* and were no program error */
+}
+
+static void restored_contents_that_cannot_be_kept_are_no_error_of_the_guest(void **state)
+{
+	store_result = -ENOSPC;
+	rig_check_save_load(r);
+	put(0, 0x70);
+	assert_int_equal(get(0) & 0x10, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -107,6 +125,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(an_erase_without_confirmation_is_an_error_and_erases_nothing, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_file_that_cannot_be_written_is_a_program_error, setup, teardown),
 		cmocka_unit_test_setup_teardown(what_is_saved_in_the_middle_of_a_command_goes_on, setup, teardown),
+		cmocka_unit_test_setup_teardown(restored_contents_are_kept_at_once, setup, teardown),
+		cmocka_unit_test_setup_teardown(restored_contents_that_cannot_be_kept_are_no_error_of_the_guest, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
