@@ -30,6 +30,9 @@ struct kvm_run {
 	char images[PATH_MAX], cwd[PATH_MAX], name[64];
 	char kernel[PATH_MAX + 16], initrd[64], serial[64], shares[2][PATH_MAX + 64];
 	int initrd_fd, console_fd, session_fd;
+	const char *engine;
+	long cpus;
+	u64 memory; /* bytes */
 	pid_t vm;
 	u64 started_ns;
 };
@@ -112,17 +115,23 @@ static u64 memory_of(const struct kvm_run *k)
 	return m < 0 ? 0 : (u64)m * MiB;
 }
 
-static int configure(struct kvm_run *k, struct vm_config *cfg)
+/* The options come first: what is wrong with them does not depend on what this host has. */
+static int read_options(struct kvm_run *k)
 {
-	long cpus = cli_number(k->call, "cpus", 1, VM_MAX_CPUS, 1);
-	*cfg = (struct vm_config){ .kernel = k->kernel, .initrd = k->initrd, .memory = memory_of(k), .cpus = (unsigned)cpus, .nested = true, .cpu_model = "fast",
-		.engine = cli_option(k->call, "engine") ? cli_option(k->call, "engine") : "auto", .serial = VM_SERIAL_FILE, .serial_path = k->serial,
+	const char *engine = cli_option(k->call, "engine");
+	k->engine = engine ? engine : "auto";
+	k->cpus = cli_number(k->call, "cpus", 1, VM_MAX_CPUS, 1);
+	if (k->cpus < 0 || !(k->memory = memory_of(k)))
+		return STATUS_USAGE;
+	return vm_engine(k->engine) ? 0 : cli_fail(k->call, "bad-usage", "--engine \"%s\": must be auto, interp or jit", k->engine);
+}
+
+static void configure(struct kvm_run *k, struct vm_config *cfg)
+{
+	*cfg = (struct vm_config){ .kernel = k->kernel, .initrd = k->initrd, .memory = k->memory, .cpus = (unsigned)k->cpus, .nested = true, .cpu_model = "fast",
+		.engine = k->engine, .serial = VM_SERIAL_FILE, .serial_path = k->serial,
 		.stats = cli_option(k->call, "stats") != NULL, .exec_socket = k->session_fd,
 		.append = "console=ttyS0 quiet panic=-1 random.trust_cpu=on cryptomgr.notests no_timer_check nokaslr" };
-	if (cpus < 0 || !cfg->memory)
-		return STATUS_USAGE;
-	if (!vm_engine(cfg->engine))
-		return cli_fail(k->call, "bad-usage", "--engine \"%s\": must be auto, interp or jit", cfg->engine);
 	snprintf(k->kernel, sizeof k->kernel, "%s/vmlinuz", k->images);
 	snprintf(k->serial, sizeof k->serial, "/proc/self/fd/%d", k->console_fd);
 	snprintf(k->shares[0], sizeof k->shares[0], "/:ro,tag=root,cache=86400");
@@ -134,7 +143,6 @@ static int configure(struct kvm_run *k, struct vm_config *cfg)
 	cfg->vsock = cli_option(k->call, "vsock");
 	if (cli_option(k->call, "keep"))
 		cfg->name = k->name;
-	return 0;
 }
 
 /* The VM's process. Signals of the terminal are the command's, not its own. */
@@ -157,9 +165,7 @@ static int start_vm(struct kvm_run *k)
 	if (k->console_fd < 0 || socketpair(AF_UNIX, SOCK_STREAM, 0, pair))
 		return cli_fail(k->call, "host-error", "cannot make a socket: %s", strerror(errno));
 	k->session_fd = pair[1];
-	int status = configure(k, &cfg);
-	if (status)
-		return status;
+	configure(k, &cfg);
 	k->vm = fork();
 	if (k->vm == 0) {
 		close(pair[0]);
@@ -223,7 +229,9 @@ int cli_kvm_command(struct cli_call *call)
 	if (!getcwd(k.cwd, sizeof k.cwd))
 		return cli_fail(call, "host-error", "the current folder: %s", strerror(errno));
 	snprintf(k.name, sizeof k.name, "kvm-%d", (int)getpid());
-	int status = find_images(&k);
+	int status = read_options(&k);
+	if (!status)
+		status = find_images(&k);
 	if (!status)
 		status = make_initrd(&k);
 	if (!status)

@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <rfb/keysym.h>
 #include <rfb/rfb.h>
+#include <seccomp.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -162,6 +163,28 @@ static rfbScreenInfoPtr make_screen(int *argc, char **argv)
 	return s;
 }
 
+/* What serving viewers takes. Whatever else is asked, by the library or by a viewer that has taken it over, is refused; no file can be opened. */
+static int confine(void)
+{
+	static const int calls[] = {
+		SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(sendto), SCMP_SYS(recvfrom), SCMP_SYS(sendmsg), SCMP_SYS(recvmsg),
+		SCMP_SYS(accept), SCMP_SYS(accept4), SCMP_SYS(getsockname), SCMP_SYS(getpeername), SCMP_SYS(setsockopt), SCMP_SYS(getsockopt), SCMP_SYS(shutdown),
+		SCMP_SYS(close), SCMP_SYS(fcntl), SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(select), SCMP_SYS(pselect6), SCMP_SYS(restart_syscall),
+		SCMP_SYS(mmap), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(mprotect), SCMP_SYS(madvise), SCMP_SYS(brk), SCMP_SYS(futex),
+		SCMP_SYS(clock_gettime), SCMP_SYS(gettimeofday), SCMP_SYS(getrandom), SCMP_SYS(getpid), SCMP_SYS(gettid), SCMP_SYS(tgkill),
+		SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn), SCMP_SYS(exit_group), SCMP_SYS(exit),
+		SCMP_SYS(unlink), SCMP_SYS(unlinkat), /* its socket, at the end */
+	};
+	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ERRNO(EPERM));
+	int err = ctx ? 0 : -ENOMEM;
+	for (unsigned i = 0; !err && i < sizeof calls / sizeof *calls; i++)
+		err = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, calls[i], 0);
+	if (!err)
+		err = seccomp_load(ctx);
+	seccomp_release(ctx);
+	return err;
+}
+
 int main(int argc, char **argv)
 {
 	signal(SIGPIPE, SIG_IGN);
@@ -171,6 +194,8 @@ int main(int argc, char **argv)
 	if (shared == MAP_FAILED || !shown || !(screen = make_screen(&argc, argv)))
 		return 1;
 	atexit(remove_socket);
+	if (confine())
+		return 1;
 	for (;;) {
 		struct pollfd p[] = { { .fd = VNC_FD_VM, .events = POLLIN }, { .fd = VNC_FD_LISTEN, .events = POLLIN } };
 		if (poll(p, 2, clients ? FRAME_MS / 2 : -1) < 0 && errno != EINTR)

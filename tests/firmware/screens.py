@@ -313,6 +313,11 @@ def vnc():
     viewer = Viewer(path)
     viewer.update(0)
     vm.until("the viewer to see what the screenshot shows", lambda: (viewer.update(0), same_picture(viewer, vm))[1])
+    helpers = subprocess.run(["ps", "--ppid", str(vm.p.pid), "-o", "pid=,comm="], capture_output=True, text=True).stdout
+    helper = next(line.split()[0] for line in helpers.splitlines() if "nestbox-vnc" in line)
+    with open(f"/proc/{helper}/status") as f:
+        if "Seccomp:\t2\n" not in f.read():
+            fail("the viewers' server is not confined")
     viewer.move(10, 10)
     viewer.key(0xffbe) # F1
     vm.shows("Settings:")
