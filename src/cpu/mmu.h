@@ -37,6 +37,8 @@
 #define TLB_PKEY BIT32(13)   /* depends on PKRU */
 #define TLB_IO BIT32(14)     /* device, APIC page or nothing: no host memory */
 #define TLB_ROM BIT32(15)    /* writes go to the bus */
+#define TLB_BANKED(cls) BIT32(24 + (cls)) /* the bank of that class may have it */
+#define TLB_BANKED_SHIFT 24
 #define TLB_OK_SHIFT 16
 #define TLB_OK_R(cls) (TLB_R(cls) << TLB_OK_SHIFT)
 #define TLB_OK_W(cls) (TLB_W(cls) << TLB_OK_SHIFT)
@@ -105,12 +107,15 @@ struct tlb_bank {
 	bool ready, any_jump, any_local;
 };
 
+#define TLB_STREAMS 4
 #define TLB_CONTEXTS 24
 #define NTLB_ENTRIES 256
 struct tlb {
 	struct tlb_ctx *cur;      /* the active context */
 	struct tlb_tag *cur_tag;
 	u64 tick;
+	u64 stream[TLB_STREAMS];  /* pages whose misses would go on with a sequence of misses */
+	unsigned stream_next;
 	struct tlb_bank *banks;   /* [context * 3 + class], and one that stays empty for class 3; NULL when no engine asked for them */
 	u32 jump_gen;             /* counts what may have changed an address in a jump table or on the host's stack */
 	struct tlb_bank *cur_bank[4]; /* the active context's, by class; NULL: not ready */
@@ -162,7 +167,7 @@ static inline struct tlb_bank *mmu_bank(struct cpu *c)
 	return likely(b != NULL) ? b : mmu_bank_ready(c);
 }
 /* Copies what entry e of the current context permits to the current class. */
-void mmu_bank_fill(struct cpu *c, const struct tlb_entry *e);
+void mmu_bank_fill(struct cpu *c, struct tlb_entry *e);
 void mmu_bank_jump(struct cpu *c, u64 rip, void *code);
 /* Host code of rip's page is entered, not through the table: what it leaves on the host's stack has to be found by invalidations. */
 void mmu_bank_runs(struct cpu *c, u64 rip);

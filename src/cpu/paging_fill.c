@@ -51,8 +51,8 @@ enum walk_end paging_table(struct cpu *c, u64 at, u64 la, u32 acc, u8 **host, u3
 static bool nested_page(struct cpu *c, u64 la, u32 acc, const struct walk *w, u64 *at, u32 *perm)
 {
 	struct npt_page np;
-	u32 use = (acc & (ACC_R | ACC_W | ACC_X)) | (w->u ? ACC_UPAGE : 0); /* without paging every address is a user-mode one */
-	if (!c->virt->npt_walk(c, l2gpa(w->gpa), use, NPT_DATA, true, gva(la), &np))
+	u32 use = (acc & (ACC_R | ACC_W | ACC_X | ACC_PROBE)) | (w->u ? ACC_UPAGE : 0); /* without paging every address is a user-mode one */
+	if (!c->virt->npt_walk(c, l2gpa(w->gpa), use, NPT_DATA, true, gva(la), &np) || ((acc & ACC_PROBE) && !np.accessed_ok))
 		return false;
 	*at = np.gpa;
 	u32 lost = np.r ? 0 : TLB_OK_R(0) | TLB_OK_R(1) | TLB_OK_R(2);
@@ -62,6 +62,45 @@ static bool nested_page(struct cpu *c, u64 la, u32 acc, const struct walk *w, u6
 		lost |= TLB_XS | TLB_XU;
 	*perm &= ~lost;
 	return true;
+}
+
+/* ---- pages that are likely to be next ---- */
+#define AHEAD 8 /* entries */
+
+/* Misses go up page by page. */
+static bool in_sequence(struct tlb *t, u64 page)
+{
+	for (unsigned n = 0; n < TLB_STREAMS; n++)
+		if (t->stream[n] == page) {
+			t->stream[n] = page + (AHEAD + 1) * PAGE_SIZE;
+			return true;
+		}
+	t->stream[t->stream_next++ % TLB_STREAMS] = page + PAGE_SIZE;
+	return false;
+}
+
+/* The walk of page la found a small page. Entries for the pages after it, as far as the next entries of the same table are like this one: present,
+ * accessed, with the same rights. Nothing is written, nothing faults (SDM "Caching Translation Information": a processor may do so at any time). */
+static void fill_ahead(struct cpu *c, u64 la, const struct walk *w)
+{
+	const struct walk_step *leaf = &w->step[w->n - 1];
+	u64 high = low_mask(52) & ~low_mask(cpu_maxphyaddr(c)), address = low_mask(52) & PAGE_MASK;
+	u32 rights = paging_rights(c, w);
+	if (leaf->level || w->esize != 8 || !leaf->host)
+		return;
+	for (unsigned k = 1; k <= AHEAD && (leaf->at & 0xfff) + 8 * k < PAGE_SIZE; k++) {
+		u64 pte = host_load((const u8 *)leaf->host + 8 * k, 8), at = pte & address, next = la + k * PAGE_SIZE;
+		u32 perm = pte & PTE_D ? rights : rights & ~(TLB_W_ALL << TLB_OK_SHIFT);
+		struct walk there = *w;
+		if (((pte ^ leaf->value) & ~(address | PTE_D)) || (pte & high))
+			return;
+		if (mmu_recall(c, next, 0))
+			continue;
+		there.gpa = at;
+		if (paging_nested(c) && !nested_page(c, next, ACC_R | ACC_PROBE, &there, &at, &perm))
+			return;
+		tlb_insert(c, next, at & PAGE_MASK, perm);
+	}
 }
 
 /* One try. WALK_OK with *e, or why not; faults are in cpu->fault. */
@@ -86,6 +125,11 @@ static enum walk_end fill_once(struct cpu *c, u64 la, u32 acc, unsigned cls, str
 		return end;
 	if (!w.dirty)
 		perm &= ~(TLB_W_ALL << TLB_OK_SHIFT); /* the first write walks again and sets D */
+	if (in_sequence(c->tlb, la & PAGE_MASK) && w.n && !c->mem->source) {
+		struct event saved = c->fault;
+		fill_ahead(c, la & PAGE_MASK, &w);
+		c->fault = saved;
+	}
 	*e = tlb_insert(c, la, at & PAGE_MASK, perm);
 	return WALK_OK;
 }

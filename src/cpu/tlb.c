@@ -47,14 +47,16 @@ static bool same_tag(const struct tlb_tag *a, const struct tlb_tag *b)
 
 static void bank_entry_clear(struct tlb_bank *b, unsigned i) { b->e[i].r = b->e[i].w = (u64)(i ^ 1) << 12; }
 
-static void bank_drop(struct tlb *t, struct tlb_ctx *x, u64 la)
+static void bank_drop(struct tlb *t, struct tlb_ctx *x, struct tlb_entry *e)
 {
-	if (!t->banks)
+	u32 in = e->perm >> TLB_BANKED_SHIFT & 7;
+	if (likely(!in))
 		return;
 	struct tlb_bank *b = &t->banks[3 * (x - t->ctx)];
-	unsigned i = INDEX(la);
+	unsigned i = INDEX(e->tag);
+	e->perm &= ~(7u << TLB_BANKED_SHIFT);
 	for (unsigned cls = 0; cls < 3; cls++)
-		if (b[cls].ready && (b[cls].e[i].r == la || b[cls].e[i].w == la))
+		if ((in >> cls & 1) && (b[cls].e[i].r == e->tag || b[cls].e[i].w == e->tag))
 			bank_entry_clear(&b[cls], i);
 }
 
@@ -131,7 +133,7 @@ struct tlb_bank *mmu_bank_ready(struct cpu *c)
 	return b;
 }
 
-void mmu_bank_fill(struct cpu *c, const struct tlb_entry *e)
+void mmu_bank_fill(struct cpu *c, struct tlb_entry *e)
 {
 	unsigned cls = c->acc_class, i = INDEX(e->tag);
 	if (cls == 3 || e != &c->tlb->cur->e[i])
@@ -139,6 +141,7 @@ void mmu_bank_fill(struct cpu *c, const struct tlb_entry *e)
 	struct tlb_bank *b = mmu_bank(c);
 	struct tlb_fast *f = &b->e[i];
 	bank_entry_clear(b, i);
+	e->perm |= TLB_BANKED(cls);
 	f->host = (u8 *)(e->tag + e->addend);
 	if (e->perm & TLB_R(cls))
 		f->r = e->tag;
@@ -179,8 +182,7 @@ void mmu_banks_drop_jumps(struct cpu *c)
 
 static void clear_entry(struct tlb *t, struct tlb_ctx *x, unsigned i)
 {
-	if (x->e[i].tag != TLB_EMPTY)
-		bank_drop(t, x, x->e[i].tag);
+	bank_drop(t, x, &x->e[i]);
 	x->e[i].tag = TLB_EMPTY;
 	x->e[i].perm = 0;
 }
@@ -343,12 +345,13 @@ struct tlb_entry *mmu_recall(struct cpu *c, u64 la, u32 need)
 static void make_room(struct tlb *t, unsigned i, u64 la)
 {
 	struct tlb_ctx *x = t->cur;
-	if (x->e[i].tag != la) {
-		clear_entry(t, x, OTHER(i));
-		if (x->e[i].tag != TLB_EMPTY)
-			swap_entries(x, i);
+	if (x->e[i].tag == la) {
+		bank_drop(t, x, &x->e[i]);
+		return;
 	}
-	bank_drop(t, x, la);
+	clear_entry(t, x, OTHER(i));
+	if (x->e[i].tag != TLB_EMPTY)
+		swap_entries(x, i);
 }
 
 /* perm: TLB_OK_*, TLB_X* and attributes; what host memory allows is added here. page: L1-physical. */
@@ -500,7 +503,7 @@ static void write_protect(struct tlb *t, struct tlb_ctx *x, u64 frame)
 			struct tlb_entry *e = &x->e[64 * k + __builtin_ctzll(m)];
 			if (e->frame == frame) {
 				e->perm &= ~TLB_W_ALL;
-				bank_drop(t, x, e->tag);
+				bank_drop(t, x, e);
 			}
 		}
 }

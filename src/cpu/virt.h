@@ -33,6 +33,7 @@ struct npt_page {
 	u64 size;       /* 4 KiB, 2 MiB or 1 GiB: smallest of the levels used */
 	bool r, w, x, xu; /* x: execute for supervisor (or all without mode-based execute control), xu: for user pages */
 	bool dirty_ok;  /* false: a write must walk again to set the D flag */
+	bool accessed_ok; /* false: an access must walk again to set A flags; only after a walk with ACC_PROBE */
 };
 
 enum npt_use { NPT_DATA, NPT_GUEST_PT /* access to a guest paging structure */ };

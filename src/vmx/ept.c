@@ -204,6 +204,9 @@ static void fill_page(const struct vmx *v, const struct ept_walk *w, u64 at, str
 	out->x = w->rights & EPT_X;
 	out->xu = v->mbec ? !!(w->rights & EPT_XU) : out->x;
 	out->dirty_ok = !v->ept_ad || (leaf->value & EPT_D) || !leaf->host;
+	out->accessed_ok = true;
+	for (unsigned n = 0; v->ept_ad && n < w->n; n++)
+		out->accessed_ok &= !!(w->step[n].value & EPT_A);
 }
 
 bool vmx_npt_walk(struct cpu *c, l2gpa_t l2, u32 acc, enum npt_use use, bool la_valid, gva_t la, struct npt_page *out)

@@ -424,6 +424,7 @@ int main(int argc, char **argv)
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	parse(argc, argv);
+	printf("blocks: --seed %llu\n", (unsigned long long)opt.seed); /* a run that is killed has said what it ran */
 	for (unsigned n = 0; n < 2; n++) {
 		guest_select(n);
 		guest_engine(n ? "jit" : "interp");

@@ -309,6 +309,44 @@ static void write_protection_reaches_every_context(void **state)
 	rig_close(&r);
 }
 
+/* Pages that are like the one whose miss goes on with a sequence are brought along, others are not. */
+static void misses_in_sequence_bring_the_pages_after_them(void **state)
+{
+	struct rig r;
+	u64 at = 0x40000000ull;
+	rig_open(&r, RIG_64);
+	for (unsigned n = 0; n < 12; n++)
+		rig_map(&r, at + n * 4096ull, PA + n * 4096ull, P | W | U | (n == 1 ? 0 : A) | (n == 4 ? 0 : D), 12);
+	rig_set(&r, rig_entry(&r, at + 6 * 4096, 0), (PA + 6 * 4096) | P | U | A | D); /* another right: the end */
+	rig_expect_ok(&r, at, ACC_W);
+	assert_false(cached(&r, at + 2 * 4096));
+	rig_expect_ok(&r, at + 4096, ACC_W);
+	for (unsigned n = 2; n < 6; n++) {
+		assert_true(cached(&r, at + n * 4096ull));
+		assert_int_equal(n != 4, !!mmu_hit(r.cpu, at + n * 4096ull, TLB_W(1))); /* a clean page wants its D flag first */
+		assert_int_equal(mmu_hit(r.cpu, at + n * 4096ull, 0)->gpa, PA + n * 4096ull);
+	}
+	for (unsigned n = 6; n < 12; n++)
+		assert_false(cached(&r, at + n * 4096ull));
+	rig_expect_ok(&r, at + 4 * 4096, ACC_W);
+	assert_int_equal(rig_get(&r, rig_entry(&r, at + 4 * 4096, 0)) & D, D);
+	rig_close(&r);
+}
+
+static void a_page_never_accessed_is_not_brought_along(void **state)
+{
+	struct rig r;
+	u64 at = 0x40000000ull;
+	rig_open(&r, RIG_64);
+	for (unsigned n = 0; n < 4; n++)
+		rig_map(&r, at + n * 4096ull, PA + n * 4096ull, P | W | U, 12);
+	rig_expect_ok(&r, at, ACC_R);
+	rig_expect_ok(&r, at + 4096, ACC_R);
+	assert_false(cached(&r, at + 2 * 4096));
+	assert_int_equal(rig_get(&r, rig_entry(&r, at + 2 * 4096, 0)) & A, 0);
+	rig_close(&r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -324,6 +362,7 @@ int main(void)
 		cmocka_unit_test(pkru_flush_drops_user_pages_only),
 		cmocka_unit_test(more_address_spaces_than_contexts_evict_the_oldest),
 		cmocka_unit_test(write_protection_reaches_every_context),
+		cmocka_unit_test(misses_in_sequence_bring_the_pages_after_them), cmocka_unit_test(a_page_never_accessed_is_not_brought_along),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
