@@ -163,7 +163,7 @@ void virtio_balloon_info(struct virtio_balloon *b, struct virtio_balloon_info *i
 {
 	bus_lock(b->v.bus);
 	*info = (struct virtio_balloon_info){ .target = b->regs.num_pages * PAGE_SIZE, .actual = b->regs.actual * PAGE_SIZE,
-		.reported = b->regs.reported, .driver = virtio_queue_ready(&b->v, INFLATE), .stats_valid = b->regs.stats_valid };
+		.reported = b->regs.reported, .driver = virtio_queue_ready(&b->v, INFLATE), .stats_valid = b->regs.stats_valid, .answered = b->regs.stats_held };
 	memcpy(info->stat, b->regs.stat, sizeof info->stat);
 	bus_unlock(b->v.bus);
 }

@@ -43,6 +43,7 @@ struct virtio_balloon_info {
 	u64 target, actual;   /* bytes */
 	u64 reported;         /* bytes of free memory reported and dropped so far */
 	bool driver;          /* the guest has a driver that runs */
+	bool answered;        /* no request for statistics is open */
 	u32 stats_valid;      /* bit n: stat[n] has been given */
 	u64 stat[BALLOON_STATS];
 };

@@ -25,7 +25,8 @@ struct memory_info {
 };
 void memory_policy_info(struct memory_policy *p, struct memory_info *info);
 
-/* The policy itself: the size that a guest shall have next, that has `now` bytes of which `available` are. All from min to max. */
-u64 memory_policy_next(u64 min, u64 max, u64 now, u64 available);
+/* The policy itself: the size that a guest shall have next, that has `now` bytes of which `available` are, and at least `calm` were for some time. All from min
+ * to max. */
+u64 memory_policy_next(u64 min, u64 max, u64 now, u64 available, u64 calm);
 
 #endif
