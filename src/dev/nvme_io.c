@@ -5,7 +5,7 @@
 #include <time.h>
 
 enum { OP_FLUSH = 0, OP_WRITE = 1, OP_READ = 2, OP_WRITE_ZEROES = 8, OP_DATASET = 9 };
-enum { DSM_DEALLOCATE = 4, DSM_RANGE_BYTES = 16, DSM_MAX_RANGES = 256, AT_ONCE_BYTES = 1 << 20 /* as virtio-blk */ };
+enum { DSM_DEALLOCATE = 4, DSM_RANGE_BYTES = 16, DSM_MAX_RANGES = 256 };
 #define DW12_FUA BIT32(30)
 #define DW12_DEALLOCATE BIT32(25)
 #define CSTS_SHUTDOWN_MASK 0xcu
@@ -162,14 +162,12 @@ static void submit(struct nvme *n, struct nvme_request *r)
 	disk_submit(n->disk, &r->disk);
 }
 
-static bool done_at_once(struct nvme *n, struct nvme_request *r, enum nvme_status *status)
+static bool done_at_once(struct nvme *n, struct nvme_request *r)
 {
-	int err;
-
-	if (r->disk.op != DISK_READ || r->disk.len > AT_ONCE_BYTES || !disk_read_at_once(n->disk, &r->disk, &err))
+	if (!disk_at_once(n->disk, &r->disk))
 		return false;
-	nvme_note_written(n, &r->data);
-	*status = disk_status(r, err);
+	if (r->disk.op == DISK_READ)
+		nvme_note_written(n, &r->data);
 	return true;
 }
 
@@ -186,8 +184,10 @@ enum nvme_status nvme_io(struct nvme *n, unsigned sq, const struct nvme_command 
 	r->status = NVME_OK;
 	r->disk = (struct disk_request){ .iov = r->iov, .done = request_done, .owner = &n->owner[sq] };
 	status = begin(n, r);
-	if (status != NVME_LATER || done_at_once(n, r, &status))
+	if (status != NVME_LATER)
 		return status;
+	if (done_at_once(n, r))
+		return NVME_OK;
 	n->free = r->next;
 	r->busy = true;
 	n->of_cq[r->cq]++;

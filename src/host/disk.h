@@ -73,9 +73,9 @@ const struct disk_spec *disk_get_spec(const struct disk *d);
 /* Hands a request over; never blocks. A request that makes no sense (beyond the end, odd) fails with -EINVAL through done(). Any
  * thread, also under bus->lock. */
 void disk_submit(struct disk *d, struct disk_request *r);
-/* Does the read at once if that needs no waiting (the page cache has it): true, and *err is set; done() is not called. Else false, and
- * nothing has happened. */
-bool disk_read_at_once(struct disk *d, struct disk_request *r, int *err);
+/* Does a read or a write of moderate size at once if that needs no waiting (the page cache has it, or takes it): true, all is well, and done()
+ * is not called. Else false, and the request can be submitted. */
+bool disk_at_once(struct disk *d, struct disk_request *r);
 /* Takes back all of owner's requests that have not begun (held ones too). Returns them as a list by ->next; done() is not called for
  * them. Those that have begun complete as ever. */
 struct disk_request *disk_cancel(struct disk *d, void *owner);

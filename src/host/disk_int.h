@@ -25,7 +25,9 @@ struct disk {
 	void (*pause)(void *opaque, struct disk *d, const char *text);
 	void *pause_opaque;
 	struct disk_counters counters;
-	u64 at_once, at_once_bytes;  /* atomic */
+	struct disk_at_once {
+		u64 requests, bytes; /* atomic */
+	} read_at_once, written_at_once;
 };
 
 /* A running disk over the layer, which is taken over. */

@@ -16,8 +16,9 @@ struct disk_layer_ops {
 	int (*flush)(struct disk_layer *l, unsigned worker);
 	int (*discard)(struct disk_layer *l, unsigned worker, u64 at, u64 len);
 	int (*write_zeroes)(struct disk_layer *l, unsigned worker, u64 at, u64 len, bool unmap, bool fua);
-	/* Optional: 0 when all has been read without waiting, else negative (the buffers may have changed). */
+	/* Optional: 0 when all has been read or written without waiting, else negative (the buffers, or the disk there, may have changed). */
 	int (*read_at_once)(struct disk_layer *l, const struct iovec *iov, int n, u64 at, u64 len);
+	int (*write_at_once)(struct disk_layer *l, const struct iovec *iov, int n, u64 at, u64 len);
 	/* Frees the layer and what it stands on. */
 	void (*close)(struct disk_layer *l);
 };

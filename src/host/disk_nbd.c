@@ -199,7 +199,7 @@ static void nbd_layer_close(struct disk_layer *l)
 }
 
 static const struct disk_layer_ops nbd_ops = { nbd_layer_read, nbd_layer_write, nbd_layer_flush, nbd_layer_discard, nbd_layer_write_zeroes,
-	NULL, nbd_layer_close };
+	NULL, NULL, nbd_layer_close };
 
 /* Takes the sockets, also on failure. */
 static int connect_workers(struct nbd_disk *d, int *sock)

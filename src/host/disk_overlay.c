@@ -125,6 +125,13 @@ static int overlay_read_at_once(struct disk_layer *l, const struct iovec *iov, i
 	return l->below->ops->read_at_once ? l->below->ops->read_at_once(l->below, iov, n, at, len) : -EAGAIN;
 }
 
+static int overlay_write_at_once(struct disk_layer *l, const struct iovec *iov, int n, u64 at, u64 len)
+{
+	struct overlay *o = overlay_of(l);
+
+	return all_here(o, at, len) ? file_write_at_once(&o->file, iov, n, o->h.data_at + at, len) : -EAGAIN;
+}
+
 /* o->lock held. Brings the whole cluster from below into the file; its bit is set when the write that needs this is done. */
 static int copy_up(struct overlay *o, unsigned worker, u64 cluster)
 {
@@ -350,7 +357,7 @@ static void overlay_close(struct disk_layer *l)
 }
 
 static const struct disk_layer_ops overlay_ops = { overlay_read, overlay_write, overlay_flush, overlay_discard, overlay_write_zeroes,
-	overlay_read_at_once, overlay_close };
+	overlay_read_at_once, overlay_write_at_once, overlay_close };
 
 /* The layer over a header that is known to be sound. */
 static struct overlay *overlay_new(struct disk_layer *below, const struct overlay_header *h, int fd)
@@ -363,6 +370,7 @@ static struct overlay *overlay_new(struct disk_layer *below, const struct overla
 	o->l = (struct disk_layer){ .ops = &overlay_ops, .below = below, .size = h->disk_bytes };
 	memcpy(o->l.id, h->id, sizeof(o->l.id));
 	o->file = (struct file){ .fd = fd, .size = h->data_at + h->disk_bytes };
+	file_learn(&o->file);
 	pthread_mutex_init(&o->lock, NULL);
 	pthread_mutex_init(&o->flushing, NULL);
 	o->map = calloc(1, h->map_bytes);

@@ -63,6 +63,14 @@ static int raw_read_at_once(struct disk_layer *l, const struct iovec *iov, int n
 	return file_read_at_once(&raw_of(l)->file, iov, n, at, len);
 }
 
+/* The guarded sector takes the other way. */
+static int raw_write_at_once(struct disk_layer *l, const struct iovec *iov, int n, u64 at, u64 len)
+{
+	struct raw *r = raw_of(l);
+
+	return at > 0 || !r->guarded ? file_write_at_once(&r->file, iov, n, at, len) : -EAGAIN;
+}
+
 static int write_bytes(struct raw *r, struct iovec *iov, int n, u64 at, bool fua)
 {
 	return fua ? file_write_through(&r->file, iov, n, at) : file_write(&r->file, iov, n, at);
@@ -119,7 +127,8 @@ static void raw_close(struct disk_layer *l)
 	free(r);
 }
 
-static const struct disk_layer_ops raw_ops = { raw_read, raw_write, raw_flush, raw_discard, raw_write_zeroes, raw_read_at_once, raw_close };
+static const struct disk_layer_ops raw_ops = { raw_read, raw_write, raw_flush, raw_discard, raw_write_zeroes, raw_read_at_once, raw_write_at_once,
+	raw_close };
 
 int disk_raw_open(struct disk_layer **out, const char *path, int fd, u64 size, bool read_only, bool guarded)
 {
@@ -131,6 +140,7 @@ int disk_raw_open(struct disk_layer **out, const char *path, int fd, u64 size, b
 	}
 	r->l = (struct disk_layer){ .ops = &raw_ops, .size = size, .read_only = read_only };
 	r->file = (struct file){ .fd = fd, .size = size, .read_only = read_only };
+	file_learn(&r->file);
 	r->guarded = guarded;
 	*out = &r->l;
 	return 0;

@@ -1,10 +1,25 @@
 /* Transfers to and from open files. */
 #include "host/file.h"
+#include "host/time.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <linux/magic.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
+
+void file_learn(struct file *f)
+{
+	/* No network file system and no block device, whose page cache can be as slow as what is behind it. */
+	static const u32 local[] = { EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC };
+	struct statfs s;
+
+	if (fstatfs(f->fd, &s))
+		return;
+	for (unsigned i = 0; i < array_len(local); i++)
+		f->local |= (u32)s.f_type == local[i];
+}
 
 void file_close(struct file *f)
 {
@@ -73,6 +88,26 @@ int file_read_at_once(struct file *f, const struct iovec *iov, int n, u64 at, u6
 	if (got < 0 && errno != EAGAIN && errno != EINTR)
 		__atomic_store_n(&f->no_nowait, true, __ATOMIC_RELAXED);
 	return got == (ssize_t)len ? 0 : -EAGAIN;
+}
+
+/* RWF_NOWAIT is no help: ext4 refuses it for buffered writes. But such a write waits for nothing unless the kernel holds back who dirties too
+ * much; after one that took long there is none for a hundred times as long. */
+int file_write_at_once(struct file *f, const struct iovec *iov, int n, u64 at, u64 len)
+{
+	enum { LONG_NS = 1000000, PAUSE = 100 };
+	u64 begin, took;
+	ssize_t done;
+
+	if (!f->local || f->read_only)
+		return -EAGAIN;
+	begin = host_now_ns();
+	if (begin < __atomic_load_n(&f->write_not_before, __ATOMIC_RELAXED))
+		return -EAGAIN;
+	done = pwritev2(f->fd, iov, n, (off_t)at, 0);
+	took = host_now_ns() - begin;
+	if (took > LONG_NS)
+		__atomic_store_n(&f->write_not_before, begin + took * PAUSE, __ATOMIC_RELAXED);
+	return done == (ssize_t)len ? 0 : -EAGAIN;
 }
 
 int file_flush(struct file *f)

@@ -5,7 +5,7 @@
 
 STATE_DESC(virtio_blk_regs, VIRTIO_BLK_STATE);
 
-enum { QUEUE_SIZE = 256, AT_ONCE_BYTES = 1 << 20 /* about 0.1 ms under bus->lock; bench/blk: a worker costs more than it saves */ };
+enum { QUEUE_SIZE = 256 };
 #define F_SEG_MAX BIT(2)
 #define F_RO BIT(5)
 #define F_BLK_SIZE BIT(6)
@@ -58,20 +58,10 @@ static void give_back(struct virtio_blk *b, struct virtio_blk_request *r)
 	request_free(b, r);
 }
 
-static bool done_at_once(struct virtio_blk *b, struct virtio_blk_request *r)
-{
-	int err;
-
-	if (r->disk.op != DISK_READ || r->data_len > AT_ONCE_BYTES || !disk_read_at_once(b->disk, &r->disk, &err))
-		return false;
-	virtio_blk_result(r, err);
-	return true;
-}
-
 /* Whether it has been given back already. */
 static bool start_request(struct virtio_blk *b, struct virtio_blk_request *r)
 {
-	if (!virtio_blk_next(b, r) || done_at_once(b, r)) {
+	if (!virtio_blk_next(b, r) || disk_at_once(b->disk, &r->disk)) {
 		give_back(b, r);
 		return true;
 	}

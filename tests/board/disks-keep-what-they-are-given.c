@@ -72,6 +72,14 @@ static void check_all(struct disk *d)
 	assert_memory_equal(got, model, BYTES);
 }
 
+/* As a device does it, or always by a worker. */
+static void transfer(struct disk *d, enum disk_op op, u32 at, u8 *buf, u32 len)
+{
+	if (rnd(2) && rig_disk_at_once(d, op, at, buf, len))
+		return;
+	assert_int_equal(rig_disk_do(d, op, at, buf, len), 0);
+}
+
 static void one_random(struct disk *d)
 {
 	static u8 buf[64 * 512];
@@ -83,11 +91,11 @@ static void one_random(struct disk *d)
 	case 2:
 		for (u32 i = 0; i < len; i++)
 			buf[i] = (u8)rnd(256);
-		assert_int_equal(rig_disk_do(d, DISK_WRITE, at, buf, len), 0);
+		transfer(d, DISK_WRITE, at, buf, len);
 		memcpy(model + at, buf, len);
 		break;
 	case 3:
-		assert_int_equal(rig_disk_do(d, DISK_READ, at, buf, len), 0);
+		transfer(d, DISK_READ, at, buf, len);
 		assert_memory_equal(buf, model + at, len);
 		break;
 	case 4:
@@ -117,6 +125,30 @@ static void a_raw_disk_keeps_its_data(void **state)
 	d = open_with("ro");
 	check_all(d);
 	assert_int_equal(rig_disk_do(d, DISK_WRITE, 0, got, 512), -EROFS);
+	disk_close(d);
+}
+
+static void small_writes_need_no_worker(void **state)
+{
+	static u8 buf[128 << 10];
+	struct disk_counters c;
+	struct disk *d = open_with("format=raw");
+
+	memset(buf, 0x5a, sizeof(buf));
+	assert_true(rig_disk_at_once(d, DISK_WRITE, 4096, buf, 4096));
+	memcpy(model + 4096, buf, 4096);
+	assert_false(rig_disk_at_once(d, DISK_WRITE, 0, buf, sizeof(buf)));
+	assert_false(rig_disk_at_once(d, DISK_WRITE, BYTES - 512, buf, 1024));
+	assert_false(rig_disk_at_once(d, DISK_WRITE, 1, buf, 512));
+	assert_false(rig_disk_at_once(d, DISK_FLUSH, 0, NULL, 0));
+	disk_get_counters(d, &c);
+	assert_int_equal(c.writes, 1);
+	assert_int_equal(c.write_bytes, 4096);
+	check_all(d);
+	disk_close(d);
+	d = open_with("ro");
+	assert_false(rig_disk_at_once(d, DISK_WRITE, 0, buf, 512));
+	check_all(d);
 	disk_close(d);
 }
 
@@ -355,6 +387,7 @@ static void a_guest_cannot_turn_a_raw_disk_into_another_format(void **state)
 
 	disk_close(d);
 	d = open_with("format=auto");
+	assert_false(rig_disk_at_once(d, DISK_WRITE, 0, first, sizeof(first)));
 	assert_int_equal(rig_disk_do(d, DISK_WRITE, 0, first, sizeof(first)), -EPERM);
 	assert_int_equal(rig_disk_do(d, DISK_WRITE, 512, first, 512), 0);
 	memcpy(model + 512, first, 512);
@@ -412,7 +445,7 @@ static void on_done(struct disk_request *r, int err)
 
 static void wait_for(unsigned *what, unsigned n)
 {
-	for (unsigned i = 0; i < 5000 && __atomic_load_n(what, __ATOMIC_SEQ_CST) < n; i++)
+	for (unsigned i = 0; i < 60000 && __atomic_load_n(what, __ATOMIC_SEQ_CST) < n; i++)
 		usleep(1000);
 	assert_int_equal(__atomic_load_n(what, __ATOMIC_SEQ_CST), n);
 }
@@ -480,7 +513,8 @@ static void a_dead_server_gives_errors_not_hangs(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(a_raw_disk_keeps_its_data), T(requests_that_make_no_sense_fail), T(snapshot_throws_writes_away), T(overlays_stack_and_come_back),
+		T(a_raw_disk_keeps_its_data), T(small_writes_need_no_worker), T(requests_that_make_no_sense_fail), T(snapshot_throws_writes_away),
+		T(overlays_stack_and_come_back),
 		T(overlays_that_do_not_belong_are_refused), T(a_flush_puts_the_bitmap_into_the_file), T(other_formats_go_through_the_storage_daemon),
 		T(overlays_stand_on_qcow2_too), T(wrong_formats_are_refused), T(a_guest_cannot_turn_a_raw_disk_into_another_format),
 		T(images_in_use_by_qemu_are_refused), T(on_error_pause_holds_requests_until_retry), T(a_dead_server_gives_errors_not_hangs),

@@ -72,3 +72,11 @@ int rig_disk_do(struct disk *d, enum disk_op op, u64 at, void *buf, u64 len)
 	pthread_mutex_unlock(&w.lock);
 	return w.err;
 }
+
+bool rig_disk_at_once(struct disk *d, enum disk_op op, u64 at, void *buf, u64 len)
+{
+	struct iovec iov = { buf, len };
+	struct disk_request r = { .op = op, .at = at, .len = len, .iov = &iov, .niov = 1 };
+
+	return disk_at_once(d, &r);
+}
