@@ -3,6 +3,7 @@
  *	blast send ADDRESS PORT BYTES SEED	sends BYTES pseudo-random bytes
  *	blast recv ADDRESS PORT			receives until the end
  *	blast serve PORT			waits for one connection and receives
+ *	blast echo PORT				sends each UDP datagram back, its bytes complemented, until one says "end"
  *
  * Prints "blast: KIND bytes=N sum=XXXXXXXX": the sum is over the bytes as 64-bit words, so that swapped, lost or changed ones are noticed. */
 #include <arpa/inet.h>
@@ -124,6 +125,34 @@ static int serve(const char *port)
 	return accept(fd, NULL, NULL);
 }
 
+static int echo(const char *port)
+{
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(atoi(port)) };
+	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+	uint8_t *p = (uint8_t *)buf;
+	uint64_t total = 0;
+
+	if (bind(fd, (struct sockaddr *)&a, sizeof(a)))
+		return die("blast: bind");
+	printf("blast: listening\n");
+	fflush(stdout);
+	for (;;) {
+		socklen_t len = sizeof(a);
+		ssize_t n = recvfrom(fd, buf, sizeof(buf), 0, (struct sockaddr *)&a, &len);
+
+		if (n < 0)
+			return die("blast: recvfrom");
+		if (n == 3 && !memcmp(buf, "end", 3))
+			break;
+		for (ssize_t i = 0; i < n; i++)
+			p[i] = ~p[i];
+		sendto(fd, buf, n, 0, (struct sockaddr *)&a, len);
+		total += n;
+	}
+	printf("blast: echoed bytes=%llu\n", (unsigned long long)total);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	const char *verb = argc > 1 ? argv[1] : "";
@@ -135,6 +164,8 @@ int main(int argc, char **argv)
 		return (fd = dial(argv[2], argv[3])) < 0 ? die("blast: connect") : receive(fd);
 	if (!strcmp(verb, "serve") && argc == 3)
 		return (fd = serve(argv[2])) < 0 ? die("blast: listen") : receive(fd);
-	fprintf(stderr, "usage: blast send ADDRESS PORT BYTES SEED | recv ADDRESS PORT | serve PORT\n");
+	if (!strcmp(verb, "echo") && argc == 3)
+		return echo(argv[2]);
+	fprintf(stderr, "usage: blast send ADDRESS PORT BYTES SEED | recv ADDRESS PORT | serve PORT | echo PORT\n");
 	return 2;
 }

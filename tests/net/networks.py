@@ -292,6 +292,45 @@ def user(lab):
     lab.check(0 < vm.stat("out_frames") < 20000003 / 1448 and vm.stat("spoofed_dropped") == 0, "frames left larger than packets, none dropped")
 
 
+def udp(lab):
+    """user mode: datagrams come in through a UDP forward and go back, the large ones in fragments, every byte right"""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    vm = lab.start("card; lease eth0; mark ready now=1; /bin/blast echo 7 >/dev/null 2>&1 && mark echoed all=1\n", "--net", f"user,hostfwd=udp::{port}-:7")
+    lab.check(vm.wait_event("ready") is not None, "the guest came as far as its server")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.connect(("127.0.0.1", port))
+        s.settimeout(2)
+        answered, sizes = 0, [1, 2, 100, 1000, 1400, 1472, 4000, 9000] * 8
+        for size in sizes:
+            data = os.urandom(size)
+            answered += exchanged(s, data, bytes(b ^ 255 for b in data))
+        lab.check(answered == len(sizes), f"{answered} of {len(sizes)} datagrams came back complemented")
+        while vm.p.poll() is None and not vm.said("echoed", ""):
+            try:
+                s.send(b"end")
+            except OSError:
+                pass
+            time.sleep(0.2)
+    vm.end()
+
+
+def exchanged(s, data, answer):
+    """Whether the answer comes: a datagram may get lost, and its sender then sends it again."""
+    for _ in range(30):
+        try:
+            s.send(data)
+            while True:
+                if s.recv(65536) == answer:
+                    return True
+        except TimeoutError:
+            pass
+        except OSError:  # nobody listens yet
+            time.sleep(0.2)
+    return False
+
+
 def cable(lab):
     """user mode: a cable pulled out by nestbox net is seen by the guest and put back; a back-end that dies takes the link down and nothing else"""
     state = os.path.join(lab.work, "state")
@@ -378,6 +417,36 @@ def saved(lab):
     nestbox("ctl", "a", "quit")
 
 
+def restored(lab):
+    """user mode: a restored machine's connections are reset, and new ones work"""
+    state, again = os.path.join(lab.work, "state"), Sink()
+    nestbox = lambda *a: subprocess.run([lab.nestbox, "--state", state, *a], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120)
+    done = lambda r: r.returncode == 0 or print(r.args, r.stdout, r.stderr)
+    console = lambda: nestbox("console", "a", "--dump").stdout
+    first = Sink()
+    script = (f'card; lease eth0; mark first "$(/bin/blast send 10.0.2.2 {first.port} 100000000000 3 2>&1 | tr " " _)"\n'
+              f"pings 10.0.2.2; blasts send 10.0.2.2 {again.port} 3000001 4; sleep 1000\n")
+    lab.check(done(nestbox("create", "a", *lab.options(script, "small.cpio", "256M", None), "--net", "user")) and done(nestbox("start", "a")), "created and started")
+    lab.check(soon(lambda: sum(map(len, first.chunks)) > MEGA), "a transfer is under way")
+    lab.check(done(nestbox("save", "a")), "saved in mid-transfer")
+    lab.check(done(nestbox("start", "a")), "and started again")
+    lab.check(soon(lambda: "event=blast" in console()), "the guest has gone on")
+    text = console()
+    print(text)
+    lab.check(re.search(r"event=first .*blast:_write:_Connection_reset_by_peer", text), "the old connection was reset")
+    lab.check("to=10.0.2.2 answered=yes" in text and f"kind=sent {again.result()}" in text, "a new one carries every byte")
+    nestbox("ctl", "a", "quit")
+
+
+def soon(condition, seconds=150):
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.2)
+    return True
+
+
 def wire(lab):
     """socket: two machines on one stream socket, where only plain packets travel"""
     path = os.path.join(lab.work, "wire")
@@ -439,12 +508,12 @@ NETDEV="-netdev tap,id=n0,ifname=tap0,script=no,downscript=no"
 L2 = "extra 'virtio_ring virtio virtio_mmio failover net_failover virtio_net'; busybox ip link set eth0 up; lease eth0 {tries}; pings 10.0.2.2; blasts send 10.0.2.2 {port} 3000001 5\n"
 
 
-def nested(lab, net, prepare, tries=8):
+def nested(lab, net, prepare, tries=8, script=L2, more=()):
     """A machine whose guest has a network card of its own, wired by L1 as `prepare` says."""
     sink = Sink()
-    inner = (PRELUDE + L2.format(port=sink.port, tries=tries)).encode()
+    inner = (PRELUDE + script.format(port=sink.port, tries=tries)).encode()
     modules = {f"extra/{m}.ko": module(m) for m in ("virtio", "virtio_ring", "virtio_mmio", "failover", "net_failover", "virtio_net")}
-    more = {f"extra/{m}.ko": module(m) for m in ("llc", "stp", "bridge", "tun")}
+    more = dict(more) or {f"extra/{m}.ko": module(m) for m in ("llc", "stp", "bridge", "tun")}
     more["extra/l2.cpio"] = newc({"bin/blast": read(lab.blast), "extra/script": inner, **modules})
     vm = lab.start(prepare + L1, "--net", net, "--nested", "on", image="l1.cpio", memory="768M", more=more, timeout=400)
     vm.end()
@@ -469,6 +538,50 @@ def bridge_spoofing_off(lab):
     lab.check(vm.stat("spoofed_dropped") > 0, f"drops are counted: {vm.stat('spoofed_dropped')}")
     lines = [l for l in vm.stderr.splitlines() if "dropping frames" in l]
     lab.check(len(lines) == 1 and "52:54:00:00:00:02" in lines[0] and "--net user,mtu=1500,mac-spoofing=on" in lines[0], f"the log says it once: {lines}")
+
+
+NFT = """table ip nat {
+	chain out {
+		type nat hook postrouting priority 100
+		oifname "eth0" masquerade
+	}
+}
+"""
+# nft and its libraries lie beside each other, so that it needs none of the guest's.
+MASQUERADE = r"""
+card; lease eth0
+extra "libcrc32c nf_defrag_ipv4 nf_defrag_ipv6 nf_conntrack nf_nat nfnetlink nf_tables nft_chain_nat nft_masq tun"
+busybox tunctl -t tap0 >/dev/null; busybox ip addr add 10.7.0.1/24 dev tap0; busybox ip link set tap0 up
+echo 1 >/proc/sys/net/ipv4/ip_forward
+/extra/nft/ld-linux-x86-64.so.2 --library-path /extra/nft /extra/nft/nft -f /extra/masquerade && mark nat rules=loaded
+NETDEV="-netdev tap,id=n0,ifname=tap0,script=no,downscript=no"
+"""
+L2_STATIC = """extra 'virtio_ring virtio virtio_mmio failover net_failover virtio_net'; busybox ip link set eth0 up
+busybox ip addr add 10.7.0.2/24 dev eth0; busybox ip route add default via 10.7.0.1
+pings 10.0.2.2; blasts send 10.0.2.2 {port} 3000001 5
+"""
+
+
+def program(path):
+    """The files of a dynamically linked program: itself, its libraries and their loader."""
+    out = subprocess.run(["ldd", path], capture_output=True, text=True, check=True).stdout
+    return [path] + re.findall(r"(/\S+) \(0x", out)
+
+
+def nat_masquerade(lab):
+    """nested: L2 behind L1's own nftables masquerading has the network without mac-spoofing"""
+    nft = shutil.which("nft", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if not nft:
+        print("skipped: nftables is not installed")
+        sys.exit(SKIP)
+    more = {"extra/masquerade": NFT.encode(), **{f"extra/nft/{os.path.basename(f)}": read(f) for f in program(nft)}}
+    for m in "libcrc32c nf_defrag_ipv4 nf_defrag_ipv6 nf_conntrack nf_nat nfnetlink nf_tables nft_chain_nat nft_masq tun".split():
+        more[f"extra/{m}.ko"] = module(m)
+    vm, sink = nested(lab, "user", MASQUERADE, script=L2_STATIC, more=more)
+    lab.check(vm.said("nat", "rules=loaded"), "L1's nft has loaded the rules")
+    lab.check(vm.said("ping", "answered=yes", level=2), "L2 pings L0's gateway through L1")
+    lab.check(vm.said("blast", "kind=sent " + sink.result(), level=2), "what L2 sent is what the host got")
+    lab.check(vm.stat("spoofed_dropped") == 0 and "dropping frames" not in vm.stderr, "nothing was dropped: all frames bear L1's address")
 
 
 def nat_spoofing_off(lab):
@@ -499,7 +612,7 @@ def tap(lab):
     lab.check(vm.stat("out_frames") < 16000005 / 1448, "frames left larger than packets")
 
 
-CASES = {f.__name__.replace("_", "-"): f for f in (user, cable, switch, saved, wire, passt, same_mac, bridge_spoofing_on, bridge_spoofing_off, nat_spoofing_off, tap)}
+CASES = {f.__name__.replace("_", "-"): f for f in (user, udp, cable, switch, saved, restored, wire, passt, same_mac, bridge_spoofing_on, bridge_spoofing_off, nat_spoofing_off, nat_masquerade, tap)}
 
 
 def main():
