@@ -207,6 +207,7 @@ static int delete_off(struct cli_call *call, struct subject *s, const struct sto
 	if (err)
 		return cli_fail(call, "host", "checkpoint \"%s\": %s", e->name, strerror(-err));
 	store_tidy(s->folder);
+	store_merge_all(s->folder);
 	if (call->json)
 		return cli_print_json(json_pack("{ss}", "name", e->name));
 	printf("deleted checkpoint %s of %s\n", e->name, s->vm.name);

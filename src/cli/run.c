@@ -218,6 +218,8 @@ static int run_machine(struct vm *vm, struct ctl **ctl, struct rundir *r, void (
 	if (ok && !host_sandbox_enter(vm->promises) && !vm_start(vm)) {
 		if (started)
 			started(opaque);
+		if (vm->cfg.folder)
+			ctl_merge(vm);
 		main_loop(vm);
 	}
 	bool stopped = vm_stop(vm);
@@ -257,6 +259,7 @@ int cli_run_claimed(const struct vm_config *cfg, struct rundir *r, void (*starte
 	if (!err && !(vm->memory = memory_policy_create(vm)))
 		err = -ENOMEM;
 	int status = err ? STATUS_USAGE : run_machine(vm, &ctl, r, started, opaque);
+	ctl_merge_stop();
 	memory_policy_free(vm->memory);
 	snapshots_destroy(vm->snapshots);
 	vm_destroy(vm);

@@ -24,6 +24,10 @@ struct op {
 	struct snap_result result;
 };
 
+static bool unfinished; /* an op has not been answered */
+
+bool ctl_checkpoint_busy(struct vm *vm) { return unfinished || snapshots_busy(vm->snapshots); }
+
 static const char *folder_of(struct vm *vm) { return vm->cfg.folder; }
 
 static bool takes_writes(struct vm *vm, unsigned i)
@@ -40,7 +44,7 @@ static bool ready(struct vm *vm, struct ctl_call *call)
 		ctl_fail(call, "foreground", "only a VM that stays (nestbox create) has checkpoints and saved state: this one runs in the foreground");
 		return false;
 	}
-	if (snapshots_busy(vm->snapshots)) {
+	if (ctl_checkpoint_busy(vm)) {
 		ctl_fail(call, "busy", "a checkpoint is being written; try again when that is done");
 		return false;
 	}
@@ -86,6 +90,11 @@ static json_t *add_overlays(struct op *o, json_t *disks)
 			continue;
 		snprintf(file, sizeof file, "disk%u-%s.overlay", i, o->key);
 		store_path(folder_of(o->vm), NULL, file, path, sizeof path);
+		if (json_array_size(layers) >= DISK_MAX_LAYERS) {
+			log_error("disk %u stands on %zu overlays already, more than %d cannot be: delete checkpoints", i, json_array_size(layers), DISK_MAX_LAYERS);
+			json_decref(out);
+			return NULL;
+		}
 		o->overlay[i] = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 		if (o->overlay[i] < 0) {
 			log_error("\"%s\": %s", path, strerror(errno));
@@ -146,6 +155,7 @@ static void give_up(struct op *o, const char *why)
 	if (o->save && !o->was_paused)
 		vm_user_pause(o->vm, false);
 	ctl_fail(o->call, "not-written", "%s \"%s\" was not made: %s; the VM goes on", o->save ? "saved state" : "checkpoint", o->name, why);
+	unfinished = false;
 	free(o);
 }
 
@@ -158,8 +168,11 @@ static void finish(void *opaque)
 		return;
 	}
 	ctl_reply(o->call, numbers(o));
+	unfinished = false;
 	if (o->save)
 		vm_end(o->vm, VM_QUIT);
+	else
+		ctl_merge(o->vm);
 	free(o);
 }
 
@@ -214,6 +227,7 @@ static struct op *create_op(struct vm *vm, struct ctl_call *call, const char *na
 
 static void start_op(struct op *o)
 {
+	unfinished = true;
 	int err = begin(o);
 	if (err) {
 		close_overlays(o);
@@ -361,6 +375,7 @@ void ctl_do_checkpoint_apply(struct vm *vm, struct ctl_call *call, json_t *args)
 		ctl_fail(call, "no-such-checkpoint", "there is no checkpoint \"%s\"", name);
 		return;
 	}
+	ctl_merge_stop();
 	struct apply a = { vm, create_op(vm, call, name, false), NULL };
 	u64 start = host_now_ns();
 	int err = apply(&a, &e);
@@ -372,6 +387,7 @@ void ctl_do_checkpoint_apply(struct vm *vm, struct ctl_call *call, json_t *args)
 	free(a.o);
 	if (!err)
 		store_tidy(folder_of(vm));
+	ctl_merge(vm);
 }
 
 /* ---- delete ---- */
@@ -394,4 +410,5 @@ void ctl_do_checkpoint_delete(struct vm *vm, struct ctl_call *call, json_t *args
 	store_tidy(folder_of(vm));
 	check_base(vm);
 	ctl_reply(call, json_pack("{ss}", "name", name));
+	ctl_merge(vm);
 }

@@ -44,6 +44,14 @@ void ctl_close(struct ctl *ctl, json_t *end, int limit_ms);
 /* The call is answered when the machine ends, with `end` of ctl_close. Nobody else may answer it. */
 void ctl_wait_end(struct ctl_call *call);
 
+/* ---- checkpoint.c, merge.c ---- */
+/* A snapshot is being written, or what is left to do after that is not done. Loop thread. */
+bool ctl_checkpoint_busy(struct vm *vm);
+/* Begins to merge overlays that can be one, if there are any and nothing else is going on; goes on by itself. The machine is one that stays. Loop thread. */
+void ctl_merge(struct vm *vm);
+/* Gives up what is under way, of which nothing is lost: before disks are changed or closed. */
+void ctl_merge_stop(void);
+
 /* ---- verbs.def ---- */
 struct ctl_verb {
 	const char *name;

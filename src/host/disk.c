@@ -459,3 +459,25 @@ int disk_set_overlays(struct disk *d, const int *fd, unsigned n)
 	d->top = top;
 	return 0;
 }
+
+struct disk_layer *disk_overlay_number(struct disk *d, unsigned n)
+{
+	struct disk_layer *l = d->top;
+	unsigned above = disk_overlays(d);
+
+	if (n >= above)
+		return NULL;
+	while (--above > n)
+		l = l->below;
+	return l;
+}
+
+int disk_absorb(struct disk_layer *upper, int fd, const bool *cancel) { return disk_overlay_absorb(upper, fd, cancel); }
+
+void disk_skip(struct disk *d, unsigned upper)
+{
+	struct disk_layer *l = upper ? disk_overlay_number(d, upper) : NULL;
+
+	if (l)
+		disk_overlay_skip(l);
+}

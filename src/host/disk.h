@@ -13,7 +13,7 @@
 #include "base/base.h"
 #include <sys/uio.h>
 
-enum { DISK_SECTOR = 512, DISK_SERIAL_MAX = 20, DISK_MAX_LAYERS = 64 };
+enum { DISK_SECTOR = 512, DISK_SERIAL_MAX = 20, DISK_MAX_LAYERS = 128 };
 
 enum disk_op { DISK_READ, DISK_WRITE, DISK_FLUSH, DISK_DISCARD, DISK_WRITE_ZEROES };
 
@@ -95,6 +95,15 @@ int disk_freeze(struct disk *d, int fd);
 /* Throws away all layers above the image itself and takes these overlays instead, lowest first (fds taken over, also on failure; the
  * last one takes the writes). An overlay whose parent is another one than the layer below is refused, and nothing has changed. */
 int disk_set_overlays(struct disk *d, const int *fd, unsigned n);
+/* The overlay number n (0 is the lowest), good until disk_set_overlays; NULL: there is none. */
+struct disk_layer;
+struct disk_layer *disk_overlay_number(struct disk *d, unsigned n);
+/* An overlay absorbs the one below it, as disk_overlay_absorb in disk_layer.h says. Any thread, beside requests and disk_freeze. fd: its file, open for writing; taken over. Then
+ * disk_skip with its number, while nothing is in flight, takes the one below out of the stack. */
+int disk_absorb(struct disk_layer *upper, int fd, const bool *cancel);
+void disk_skip(struct disk *d, unsigned upper);
+/* The same for overlay files that no disk uses. base: what `below` stands on, -1 for the image. Descriptors stay the caller's; upper must be writable. */
+int disk_overlay_absorb_files(int base, int below, int upper, const bool *cancel);
 /* How many overlays lie above the image. */
 unsigned disk_overlays(const struct disk *d);
 

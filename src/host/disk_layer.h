@@ -48,6 +48,13 @@ int disk_overlay_open(struct disk_layer **out, struct disk_layer *below, int fd,
 /* Gives back the layer below and forgets the overlay. */
 struct disk_layer *disk_overlay_detach(struct disk_layer *l);
 
+/* All that the overlay below l has and l does not comes into l, while others read and write; then l's file says so: from now on it may stand on the layer below
+ * that one, too. Whatever happens meanwhile, both together hold what they held. fd: l's file, open for writing, taken over. *cancel: becomes true when it shall end
+ * early. 0, -ECANCELED, or -errno. */
+int disk_overlay_absorb(struct disk_layer *l, int fd, const bool *cancel);
+/* Forgets the overlay below l, which l has absorbed. Nothing may be in flight. */
+void disk_overlay_skip(struct disk_layer *l);
+
 /* Locks an open image against other VMs: shared for readers, else exclusive. with_qemu: against QEMU's programs too. -EAGAIN: in use. */
 int disk_lock(int fd, bool read_only, bool with_qemu);
 

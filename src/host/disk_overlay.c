@@ -5,13 +5,14 @@
 #include "base/log.h"
 #include "host/file.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { HEADER_BYTES = 4096, VERSION = 1, CLUSTER_BITS_MIN = 12, CLUSTER_BITS_MAX = 20, MAP_PAGE = 4096 };
+enum { HEADER_BYTES = 4096, VERSION = 1, VERSION_ABSORBED = 2, CLUSTER_BITS_MIN = 12, CLUSTER_BITS_MAX = 20, MAP_PAGE = 4096 };
 #define MAGIC "NBOVERL\n"
 /* Smaller clusters copy less, but their bitmap is in memory: 32 MiB for 1 TiB. */
 #define SMALL_CLUSTERS_UP_TO (1024 * GiB)
@@ -25,10 +26,19 @@ struct overlay_header {
 };
 _Static_assert(sizeof(struct overlay_header) == 88, "docs/formats/overlay.md");
 
+/* Version 2: all that the layer below has is here too, so that this one may as well stand on the one below that. */
+struct absorbed_header {
+	struct overlay_header h;
+	u8 also[16];
+	u64 sum; /* FNV-1a of the bytes before */
+};
+_Static_assert(sizeof(struct absorbed_header) == 112, "docs/formats/overlay.md");
+
 struct overlay {
 	struct disk_layer l;
 	struct file file;
 	struct overlay_header h;
+	int locked_fd;               /* what held the file's lock before disk_overlay_absorb opened it for writing, or -1 */
 	bool anonymous;
 	pthread_mutex_t lock;        /* allocation: whoever sets bits holds it */
 	pthread_mutex_t flushing;    /* taken before lock */
@@ -345,6 +355,8 @@ struct disk_layer *disk_overlay_detach(struct disk_layer *l)
 	struct disk_layer *below = l->below;
 
 	file_close(&o->file);
+	if (o->locked_fd >= 0)
+		close(o->locked_fd);
 	overlay_free(o);
 	return below;
 }
@@ -367,6 +379,7 @@ static struct overlay *overlay_new(struct disk_layer *below, const struct overla
 	if (!o)
 		return NULL;
 	o->h = *h;
+	o->locked_fd = -1;
 	o->l = (struct disk_layer){ .ops = &overlay_ops, .below = below, .size = h->disk_bytes };
 	memcpy(o->l.id, h->id, sizeof(o->l.id));
 	o->file = (struct file){ .fd = fd, .size = h->data_at + h->disk_bytes };
@@ -438,19 +451,22 @@ int disk_overlay_create(struct disk_layer **out, struct disk_layer *below, int f
 }
 
 /* Why the file cannot be an overlay on `below`; NULL: it can. Every number is checked before it is used. */
-static const char *header_fault(const struct overlay_header *h, const struct disk_layer *below, u64 file_bytes)
+static const char *header_fault(const struct absorbed_header *a, const struct disk_layer *below, u64 file_bytes)
 {
+	const struct overlay_header *h = &a->h;
+	bool absorbed = h->version == VERSION_ABSORBED;
+
 	if (memcmp(h->magic, MAGIC, sizeof(h->magic)))
 		return "is no overlay file";
-	if (h->version != VERSION)
+	if (h->version != VERSION && !absorbed)
 		return "is an overlay of a version that this program does not know";
-	if (h->sum != fnv1a(h, offsetof(struct overlay_header, sum)))
+	if (h->sum != fnv1a(h, offsetof(struct overlay_header, sum)) || (absorbed && a->sum != fnv1a(a, offsetof(struct absorbed_header, sum))))
 		return "has a damaged header";
 	if (h->cluster_bits < CLUSTER_BITS_MIN || h->cluster_bits > CLUSTER_BITS_MAX)
 		return "has a cluster size out of range";
 	if (h->disk_bytes != below->size)
 		return "belongs to a disk of another size";
-	if (memcmp(h->parent, below->id, sizeof(h->parent)))
+	if (memcmp(h->parent, below->id, sizeof(h->parent)) && !(absorbed && !memcmp(a->also, below->id, sizeof(a->also))))
 		return "was made on another layer than the one below it";
 	if (h->map_bytes != map_bytes_for(h->disk_bytes, h->cluster_bits) || h->map_at != HEADER_BYTES ||
 	    h->data_at != align_up(h->map_at + h->map_bytes, bit(h->cluster_bits)))
@@ -458,26 +474,36 @@ static const char *header_fault(const struct overlay_header *h, const struct dis
 	return file_bytes < h->data_at + h->disk_bytes ? "is truncated" : NULL;
 }
 
+static bool read_header(int fd, struct absorbed_header *a, u64 *file_bytes)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) || pread(fd, a, sizeof(*a), 0) != sizeof(*a))
+		return false;
+	*file_bytes = (u64)st.st_size;
+	return true;
+}
+
 int disk_overlay_open(struct disk_layer **out, struct disk_layer *below, int fd, const char *name, bool read_only)
 {
-	struct overlay_header h;
-	struct stat st;
+	struct absorbed_header a;
 	const char *fault = "is no overlay file";
 	struct overlay *o;
+	u64 file_bytes;
 	int err;
 
-	if (fstat(fd, &st) == 0 && pread(fd, &h, sizeof(h), 0) == sizeof(h))
-		fault = header_fault(&h, below, (u64)st.st_size);
+	if (read_header(fd, &a, &file_bytes))
+		fault = header_fault(&a, below, file_bytes);
 	if (fault) {
 		log_error("overlay \"%s\": %s", name, fault);
 		return -EINVAL;
 	}
-	o = overlay_new(below, &h, fd);
+	o = overlay_new(below, &a.h, fd);
 	if (!o)
 		return -ENOMEM;
-	struct iovec iov = { o->map, h.map_bytes };
+	struct iovec iov = { o->map, a.h.map_bytes };
 
-	err = file_read(&o->file, &iov, 1, h.map_at);
+	err = file_read(&o->file, &iov, 1, a.h.map_at);
 	if (err) {
 		log_error("overlay \"%s\": %s", name, strerror(-err));
 		overlay_free(o);
@@ -486,4 +512,144 @@ int disk_overlay_open(struct disk_layer **out, struct disk_layer *below, int fd,
 	o->l.read_only = o->file.read_only = read_only;
 	*out = &o->l;
 	return 0;
+}
+
+/* ---- absorbing the layer below ---- */
+enum { ABSORB_CLUSTERS = 16 }; /* at a time: so long does a write wait */
+
+/* o->lock held. What of [first, end) is below and not here comes here. */
+static int absorb_run(struct overlay *o, struct overlay *below, u64 first, u64 end, u8 *buf)
+{
+	u64 at = first << o->h.cluster_bits, len = min_u64(end << o->h.cluster_bits, o->l.size) - at;
+	struct iovec iov = { buf, len };
+	int err = file_read(&below->file, &iov, 1, below->h.data_at + at);
+
+	iov = (struct iovec){ buf, len };
+	if (!err && buf[0] == 0 && !memcmp(buf, buf + 1, len - 1))
+		err = file_write_zeros(&o->file, o->h.data_at + at, len, true);
+	else if (!err)
+		err = file_write(&o->file, &iov, 1, o->h.data_at + at);
+	if (!err)
+		set_present(o, first, end);
+	return err;
+}
+
+static int absorb_some(struct overlay *o, struct overlay *below, u64 first, u64 end, u8 *buf)
+{
+	int err = 0;
+
+	pthread_mutex_lock(&o->lock);
+	for (u64 c = first, n; c < end && !err; c += n) {
+		for (n = 0; c + n < end && present(below, c + n) && !present(o, c + n);)
+			n++;
+		if (n)
+			err = absorb_run(o, below, c, c + n, buf);
+		n = max_u64(n, 1);
+	}
+	pthread_mutex_unlock(&o->lock);
+	return err;
+}
+
+static int absorb_data(struct overlay *o, struct overlay *below, const bool *cancel)
+{
+	u64 clusters = (o->l.size + cluster_bytes(o) - 1) >> o->h.cluster_bits;
+	u8 *buf = malloc(ABSORB_CLUSTERS * cluster_bytes(o));
+	int err = buf ? 0 : -ENOMEM;
+
+	for (u64 c = 0; c < clusters && !err; c += ABSORB_CLUSTERS) {
+		if (!(c % 64) && c + 64 <= clusters && !*(u64 *)(below->map + c / 8)) { /* the next 64 are not below; calloc aligns the map */
+			c += 64 - ABSORB_CLUSTERS;
+			continue;
+		}
+		err = __atomic_load_n(cancel, __ATOMIC_RELAXED) ? -ECANCELED : absorb_some(o, below, c, min_u64(c + ABSORB_CLUSTERS, clusters), buf);
+	}
+	free(buf);
+	return err;
+}
+
+/* One write inside one sector: it is there, or it is not. */
+static int write_absorbed(struct overlay *o)
+{
+	const struct disk_layer *below = o->l.below;
+	struct absorbed_header a = { .h = o->h };
+	struct iovec iov = { &a, sizeof(a) };
+	int err;
+
+	a.h.version = VERSION_ABSORBED;
+	memcpy(a.h.parent, below->id, sizeof(a.h.parent));
+	memcpy(a.also, below->below->id, sizeof(a.also));
+	a.h.sum = fnv1a(&a.h, offsetof(struct overlay_header, sum));
+	a.sum = fnv1a(&a, offsetof(struct absorbed_header, sum));
+	err = file_write(&o->file, &iov, 1, 0);
+	if (!err)
+		o->h = a.h;
+	return err ? err : file_flush(&o->file);
+}
+
+int disk_overlay_absorb(struct disk_layer *l, int fd, const bool *cancel)
+{
+	struct overlay *o = overlay_of(l);
+	int err = 0;
+
+	if (l->ops != &overlay_ops || !l->below || l->below->ops != &overlay_ops || overlay_of(l->below)->h.cluster_bits != o->h.cluster_bits)
+		err = -EINVAL;
+	if (!err && l->read_only) { /* the same file under the same number: others are reading */
+		o->locked_fd = o->locked_fd < 0 ? fcntl(o->file.fd, F_DUPFD_CLOEXEC, 0) : o->locked_fd;
+		err = o->locked_fd < 0 || dup3(fd, o->file.fd, O_CLOEXEC) < 0 ? -errno : 0;
+	}
+	close(fd);
+	if (err)
+		return err;
+	l->read_only = o->file.read_only = false;
+	err = absorb_data(o, overlay_of(l->below), cancel);
+	if (!err)
+		err = overlay_flush(l, 0);
+	return err ? err : write_absorbed(o);
+}
+
+void disk_overlay_skip(struct disk_layer *l)
+{
+	l->below = disk_overlay_detach(l->below);
+}
+
+/* The layer that the overlay in fd stands on, as far as size and id go; base: that layer's file, or -1 for what is no overlay of the caller's. */
+static int stand_in(struct disk_layer *l, int base, int fd)
+{
+	struct absorbed_header a, b;
+	u64 file_bytes;
+
+	if (!read_header(fd, &a, &file_bytes) || (base >= 0 && !read_header(base, &b, &file_bytes)))
+		return -EINVAL;
+	*l = (struct disk_layer){ .size = a.h.disk_bytes };
+	memcpy(l->id, base >= 0 ? b.h.id : a.h.version == VERSION_ABSORBED ? a.also : a.h.parent, sizeof(l->id));
+	return 0;
+}
+
+static int another(int fd) { return fcntl(fd, F_DUPFD_CLOEXEC, 0); }
+
+static int open_stand_alone(struct disk_layer **out, struct disk_layer *below, int fd, const char *name, bool read_only)
+{
+	int own = another(fd), err = own < 0 ? -errno : disk_overlay_open(out, below, own, name, read_only);
+
+	if (err && own >= 0)
+		close(own);
+	return err;
+}
+
+int disk_overlay_absorb_files(int base, int below, int upper, const bool *cancel)
+{
+	struct disk_layer ground, *l = NULL, *u = NULL;
+	int err = stand_in(&ground, base, below);
+
+	if (!err)
+		err = open_stand_alone(&l, &ground, below, "the lower of two", true);
+	if (!err)
+		err = open_stand_alone(&u, l, upper, "the upper of two", false);
+	if (!err)
+		err = disk_overlay_absorb(u, another(upper), cancel);
+	if (u)
+		disk_overlay_detach(u);
+	if (l)
+		disk_overlay_detach(l);
+	return err;
 }

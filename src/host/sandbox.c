@@ -53,7 +53,7 @@ static const int share[] = { /* a share's server: what FUSE operations become */
 };
 static const int files[] = {
 	SCMP_SYS(openat), SCMP_SYS(access), SCMP_SYS(unlinkat), SCMP_SYS(unlink), SCMP_SYS(rmdir), SCMP_SYS(renameat), SCMP_SYS(renameat2), SCMP_SYS(rename), SCMP_SYS(mkdirat),
-	SCMP_SYS(mkdir), SCMP_SYS(linkat), SCMP_SYS(getdents64), SCMP_SYS(faccessat), SCMP_SYS(faccessat2), SCMP_SYS(copy_file_range), SCMP_SYS(fchmod),
+	SCMP_SYS(mkdir), SCMP_SYS(linkat), SCMP_SYS(getdents64), SCMP_SYS(faccessat), SCMP_SYS(faccessat2), SCMP_SYS(copy_file_range), SCMP_SYS(fchmod), SCMP_SYS(dup3), SCMP_SYS(statfs),
 };
 
 static int allow(scmp_filter_ctx ctx, const int *calls, unsigned n)

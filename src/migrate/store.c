@@ -273,6 +273,8 @@ static bool overlay_needed(const char *folder, const struct store_entry *list, u
 	bool yes = names_overlay(current, file);
 	for (unsigned i = 0; i < n && !yes; i++) {
 		char name[64];
+		if (list[i].gone) /* nobody can go back to it */
+			continue;
 		snprintf(name, sizeof name, FOLDER "/%s.disks", list[i].key);
 		json_t *d = store_get(folder, name);
 		yes = names_overlay(d, file);
@@ -344,7 +346,8 @@ static int complain(const char *path, int err)
 	return err;
 }
 
-static int copy_overlays(const char *from, const char *to, json_t *disks, int (*copy)(const char *from, const char *to))
+/* first: one that has not been begun yet may be missing. */
+static int copy_overlays(const char *from, const char *to, json_t *disks, bool first, int (*copy)(const char *from, const char *to))
 {
 	char a[PATH_MAX], b[PATH_MAX];
 	size_t i, k;
@@ -356,7 +359,7 @@ static int copy_overlays(const char *from, const char *to, json_t *disks, int (*
 			store_path(from, NULL, json_string_value(o), a, sizeof a);
 			store_path(to, NULL, json_string_value(o), b, sizeof b);
 			int err = copy(a, b);
-			if (err && err != -ENOENT) /* it has not been begun yet */
+			if (err && (err != -ENOENT || !first || k + 1 < json_array_size(disk)))
 				return complain(a, err);
 		}
 	return 0;
@@ -430,7 +433,7 @@ int store_clone(const char *from, const char *to, const char *key, int (*copy)(c
 	store_path(to, NULL, "", path, sizeof path);
 	int err = !key && !json_array_size(disks) ? 0 : mkdir(path, 0700) ? complain(path, -errno) : 0;
 	if (!err)
-		err = copy_overlays(from, to, disks, copy);
+		err = copy_overlays(from, to, disks, !key, copy);
 	store_new_key(own);
 	top_off(disks, own);
 	if (!err && (key || json_array_size(disks)))

@@ -17,6 +17,7 @@
 #include <jansson.h>
 
 #define STORE_KEY 17 /* 16 digits and a zero byte */
+#define STORE_OVERLAY 64 /* an overlay's file name with its zero byte is shorter */
 
 struct store_entry {
 	char key[STORE_KEY], parent[STORE_KEY]; /* parent: the nearest one that is shown, or empty */
@@ -49,6 +50,24 @@ json_t *store_current(const char *folder);
 int store_mark_gone(const char *folder, const char *key);
 /* Removes files that nothing needs any more. */
 void store_tidy(const char *folder);
+
+/* Two overlays of disk number `disk` that can be one: the upper one absorbs the one below it (host/disk.h), which stands on `base` (empty: the image). position: where the
+ * upper one is in what the machine stands on, counted from the end (-1: the last); 0: it is not in it. */
+struct store_merge {
+	unsigned disk;
+	char base[STORE_OVERLAY], below[STORE_OVERLAY], upper[STORE_OVERLAY];
+	int position;
+};
+/* The next pair that it pays to merge. */
+bool store_find_merge(const char *folder, struct store_merge *m);
+/* The upper one's file, for disk_absorb. Descriptor or -errno. */
+int store_open_upper(const char *folder, const struct store_merge *m);
+/* The work itself, for overlays that no disk uses. 0, -ECANCELED once *cancel is true, or -errno. */
+int store_absorb(const char *folder, const struct store_merge *m, const bool *cancel);
+/* It is done: takes the lower one out of all lists; store_tidy then removes its file. 0 or -errno with one log line. */
+int store_merged(const char *folder, const struct store_merge *m);
+/* All of that for a machine that is off. */
+void store_merge_all(const char *folder);
 
 /* A new VM's folder gets what a clone needs: copies of the overlays that `from` stands on, or, with a checkpoint's key, those of then, and that snapshot (its
  * files are linked, not copied) as saved state that shares memory with all other clones of it. copy: copies a file. 0 or -errno with one log line. */

@@ -4,9 +4,12 @@
 #include "rig_disk.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 enum { BYTES = 1 << 20, SECTORS = BYTES / 512 };
@@ -274,6 +277,141 @@ static void overlays_that_do_not_belong_are_refused(void **state)
 	assert_int_equal(open_error("overlay=x,ro"), -EINVAL);
 }
 
+static void *absorb_number_2(void *opaque)
+{
+	static const bool never;
+
+	return (void *)(intptr_t)disk_absorb(disk_overlay_number(opaque, 2), open(in_folder("three"), O_RDWR | O_CLOEXEC), &never);
+}
+
+static void freeze_as(struct disk *d, const char *name) { assert_int_equal(disk_freeze(d, open(in_folder(name), O_RDWR | O_CREAT, 0600)), 0); }
+
+/* Four overlays with random contents. */
+static struct disk *four_overlays(void)
+{
+	char words[200];
+
+	snprintf(words, sizeof(words), "overlay=%s", in_folder("one"));
+	struct disk *d = open_with(words);
+
+	run_random(d, 150);
+	freeze_as(d, "two");
+	run_random(d, 150);
+	freeze_as(d, "three");
+	run_random(d, 50);
+	freeze_as(d, "four");
+	run_random(d, 30);
+	return d;
+}
+
+static struct disk *open_list(const char *const *list)
+{
+	char words[600] = "";
+
+	for (; *list; list++)
+		snprintf(words + strlen(words), sizeof(words) - strlen(words), "%soverlay=%s", *words ? "," : "", in_folder(*list));
+	return open_with(words);
+}
+
+static void overlays_absorb_those_below(void **state)
+{
+	const char *const all[] = { "one", "two", "three", "four", NULL }, *const less[] = { "one", "three", "four", NULL };
+	struct disk *d = four_overlays();
+	pthread_t t;
+	void *err;
+
+	/* beside requests, in a disk that stands on it */
+	assert_int_equal(pthread_create(&t, NULL, absorb_number_2, d), 0);
+	for (unsigned i = 0; i < 200; i++)
+		one_random(d);
+	pthread_join(t, &err);
+	assert_ptr_equal(err, NULL);
+	check_all(d);
+	disk_skip(d, 2);
+	assert_int_equal(disk_overlays(d), 3);
+	run_random(d, 100);
+	disk_close(d);
+	d = open_list(all); /* killed before the lists were written: both still fit */
+	check_all(d);
+	disk_close(d);
+	assert_int_equal(unlink(in_folder("two")), 0);
+	d = open_list(less);
+	run_random(d, 50);
+	/* again, into the one that is being written, as a disk that was opened with it */
+	int fd = open(in_folder("four"), O_RDWR | O_CLOEXEC);
+	static const bool never;
+
+	assert_int_equal(disk_absorb(disk_overlay_number(d, 2), fd, &never), 0);
+	disk_skip(d, 2);
+	run_random(d, 100);
+	disk_close(d);
+	const char *const two_left[] = { "one", "four", NULL }, *const wrong[] = { "four", NULL };
+
+	d = open_list(two_left);
+	check_all(d);
+	disk_close(d);
+	char words[200];
+
+	snprintf(words, sizeof(words), "overlay=%s", in_folder(wrong[0]));
+	assert_int_equal(open_error(words), -EINVAL);
+	/* as files, with the lowest */
+	int below = open(in_folder("one"), O_RDONLY), upper = open(in_folder("four"), O_RDWR);
+
+	assert_int_equal(disk_overlay_absorb_files(-1, below, upper, &never), 0);
+	close(below);
+	close(upper);
+	d = open_list(two_left);
+	check_all(d);
+	disk_close(d);
+	d = open_list(wrong);
+	check_all(d);
+	disk_close(d);
+	/* a flipped bit in what version 2 adds */
+	for (unsigned i = 88; i < 112; i++) {
+		int file = open(in_folder("four"), O_RDWR);
+		u8 c;
+
+		assert_int_equal(pread(file, &c, 1, i), 1);
+		c ^= 0x10;
+		assert_int_equal(pwrite(file, &c, 1, i), 1);
+		assert_int_equal(open_error(words), -EINVAL);
+		c ^= 0x10;
+		assert_int_equal(pwrite(file, &c, 1, i), 1);
+		close(file);
+	}
+}
+
+/* kill -9 at some moment of it, again and again, until one comes through. */
+static void absorbing_may_end_anywhere(void **state)
+{
+	const char *const all[] = { "one", "two", "three", "four", NULL }, *const less[] = { "one", "three", "four", NULL };
+	static const bool never;
+	int status = -1;
+
+	disk_close(four_overlays());
+	for (unsigned round = 0; round < 60 && status; round++) {
+		pid_t pid = fork();
+
+		if (!pid) {
+			int base = open(in_folder("one"), O_RDONLY), below = open(in_folder("two"), O_RDONLY), upper = open(in_folder("three"), O_RDWR);
+			_exit(disk_overlay_absorb_files(base, below, upper, &never) ? 1 : 0);
+		}
+		usleep(round * round * 20);
+		kill(pid, SIGKILL);
+		waitpid(pid, &status, 0);
+		assert_true(!WIFEXITED(status) || !WEXITSTATUS(status));
+		struct disk *d = open_list(all);
+
+		check_all(d);
+		disk_close(d);
+	}
+	assert_int_equal(status, 0);
+	struct disk *d = open_list(less);
+
+	check_all(d);
+	disk_close(d);
+}
+
 /* What only a flush makes sure of must be in the file after it, also for another reader that opens the file as it is now. */
 static void a_flush_puts_the_bitmap_into_the_file(void **state)
 {
@@ -516,6 +654,8 @@ int main(void)
 		T(a_raw_disk_keeps_its_data), T(small_writes_need_no_worker), T(requests_that_make_no_sense_fail), T(snapshot_throws_writes_away),
 		T(overlays_stack_and_come_back),
 		T(overlays_that_do_not_belong_are_refused), T(a_flush_puts_the_bitmap_into_the_file), T(other_formats_go_through_the_storage_daemon),
+		T(overlays_absorb_those_below), T(a_flush_puts_the_bitmap_into_the_file), T(other_formats_go_through_the_storage_daemon),
+		T(absorbing_may_end_anywhere), T(a_flush_puts_the_bitmap_into_the_file), T(other_formats_go_through_the_storage_daemon),
 		T(overlays_stand_on_qcow2_too), T(wrong_formats_are_refused), T(a_guest_cannot_turn_a_raw_disk_into_another_format),
 		T(images_in_use_by_qemu_are_refused), T(on_error_pause_holds_requests_until_retry), T(a_dead_server_gives_errors_not_hangs),
 	};
