@@ -134,18 +134,27 @@ static void answered(struct virtio_fs *f, u32 id, u32 written, bool dead)
 	pthread_mutex_unlock(&f->lock);
 }
 
+/* Waits for an answer. False: the server has ended. */
+static bool take_answer(struct virtio_fs *f)
+{
+	struct share_reply r = { 0 };
+	ssize_t n;
+	do
+		n = read(f->fd, &r, sizeof r);
+	while (n < 0 && errno == EINTR);
+	answered(f, r.id, r.written, n != sizeof r);
+	return n == sizeof r;
+}
+
 static void *fs_thread(void *opaque)
 {
 	struct virtio_fs *f = opaque;
 	for (bool dead = false; !dead;) {
-		struct share_reply r = { 0 };
-		ssize_t n = read(f->fd, &r, sizeof r);
-		if (n < 0 && errno == EINTR)
-			continue;
-		dead = n != sizeof r;
-		answered(f, r.id, r.written, dead);
+		dead = !take_answer(f);
 		pthread_mutex_lock(&f->lock);
 		bool stop = f->stop;
+		f->returning = !stop;
+		pthread_cond_broadcast(&f->idle);
 		pthread_mutex_unlock(&f->lock);
 		if (stop)
 			return NULL;
@@ -153,6 +162,9 @@ static void *fs_thread(void *opaque)
 			log_error("share \"%s\": its server has ended; the guest gets I/O errors from now on", f->share);
 		bus_lock(f->v.bus);
 		give_back(f);
+		pthread_mutex_lock(&f->lock);
+		f->returning = false;
+		pthread_mutex_unlock(&f->lock);
 		bus_unlock(f->v.bus);
 	}
 	return NULL;
@@ -167,13 +179,29 @@ static void wait_idle(struct virtio_fs *f)
 	pthread_mutex_unlock(&f->lock);
 }
 
+/* bus->lock held. When the thread waits for that lock, nobody else takes the answers. */
+static void wait_idle_in_its_place(struct virtio_fs *f)
+{
+	pthread_mutex_lock(&f->lock);
+	while (f->waiting) {
+		if (!f->returning) {
+			pthread_cond_wait(&f->idle, &f->lock);
+			continue;
+		}
+		pthread_mutex_unlock(&f->lock);
+		take_answer(f);
+		pthread_mutex_lock(&f->lock);
+	}
+	pthread_mutex_unlock(&f->lock);
+}
+
 /* What is done, and not yet given back, belongs to nobody any more. */
 static void fs_reset(struct virtio_device *v)
 {
 	struct virtio_fs *f = fs_of(v);
 	if (!f->slot)
 		return;
-	wait_idle(f);
+	wait_idle_in_its_place(f);
 	pthread_mutex_lock(&f->lock);
 	for (unsigned i = 0; i < VIRTIO_FS_IN_FLIGHT; i++)
 		f->slot[i].busy = f->slot[i].done = false;

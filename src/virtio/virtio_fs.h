@@ -24,6 +24,7 @@ struct virtio_fs {
 	struct virtio_fs_slot *slot; /* VIRTIO_FS_IN_FLIGHT */
 	unsigned waiting;        /* lock: for the server */
 	bool dead, stop;         /* lock: the server has gone; the device goes */
+	bool returning;          /* lock, and bus->lock to make it false: the thread has an answer and waits for bus->lock */
 	char share[128];         /* for messages */
 };
 
