@@ -246,8 +246,7 @@ static void ahci_destroy(void *dev)
 	for (unsigned i = 0; i < AHCI_PORTS; i++)
 		ahci_abort(&a->port[i]);
 	ahci_quiesce(a);
-	pthread_cond_destroy(&a->idle);
-	pthread_mutex_destroy(&a->lock);
+	disk_flight_destroy(&a->flight);
 	free(a);
 }
 
@@ -258,8 +257,7 @@ struct ahci *ahci_create(struct pci_host *h, unsigned slot, unsigned fn)
 	struct ahci *a = dev_alloc(sizeof(*a));
 
 	a->bus = h->bus;
-	pthread_mutex_init(&a->lock, NULL);
-	pthread_cond_init(&a->idle, NULL);
+	disk_flight_init(&a->flight);
 	for (unsigned i = 0; i < AHCI_PORTS; i++)
 		a->port[i] = (struct ahci_port){ .hba = a, .n = i };
 	pci_function_init(&a->pci, h, "ahci", slot, fn, &id, a);

@@ -5,7 +5,7 @@
 #define NB_DEV_AHCI_H
 
 #include "dev/pci.h"
-#include "host/disk.h"
+#include "host/disk_flight.h"
 
 enum { AHCI_PORTS = 6, AHCI_SLOTS = 32, AHCI_CHUNK = 128 * 1024 };
 
@@ -61,9 +61,7 @@ struct ahci {
 	struct bus *bus;
 	struct ahci_regs regs;     /* bus->lock */
 	struct ahci_port port[AHCI_PORTS];
-	pthread_mutex_t lock;      /* taken inside bus->lock */
-	pthread_cond_t idle;
-	unsigned in_flight;        /* lock: requests that the disks have */
+	struct disk_flight flight;
 };
 
 struct ahci *ahci_create(struct pci_host *h, unsigned slot, unsigned fn);

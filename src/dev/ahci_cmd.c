@@ -3,7 +3,6 @@
 #include "dev/ahci.h"
 #include "base/log.h"
 #include <stdlib.h>
-#include <time.h>
 
 enum { FIS_H2D = 0x27, FIS_D2H = 0x34, FIS_PIO_SETUP = 0x5f, FIS_SDB = 0xa1, FIS_INTERRUPT = 0x40, FIS_COMMAND = 0x80 };
 enum { RX_PIO = 0x20, RX_D2H = 0x40, RX_SDB = 0x58, HEADER_BYTES = 32, TABLE_PACKET = 0x40, TABLE_PRDT = 0x80, PRD_BYTES = 16 };
@@ -139,14 +138,6 @@ static void free_cmd(struct ahci_cmd *c)
 	free(c);
 }
 
-static void drop_flight(struct ahci *a, unsigned n)
-{
-	pthread_mutex_lock(&a->lock);
-	a->in_flight -= n;
-	pthread_cond_broadcast(&a->idle);
-	pthread_mutex_unlock(&a->lock);
-}
-
 /* What the disk has not begun comes back at once; the rest finds out when it is done that nobody waits. */
 void ahci_abort(struct ahci_port *p)
 {
@@ -163,7 +154,7 @@ void ahci_abort(struct ahci_port *p)
 	for (struct disk_request *r = disk_cancel(p->disk, p), *next; r; r = next) {
 		next = r->next;
 		free_cmd(container_of(r, struct ahci_cmd, rq));
-		drop_flight(p->hba, 1);
+		disk_flight_drop(&p->hba->flight, 1);
 	}
 }
 
@@ -251,19 +242,14 @@ static void request_done(struct disk_request *r, int err)
 	else
 		chunk_done(c);
 	bus_unlock(a->bus);
-	drop_flight(a, 1);
+	disk_flight_drop(&a->flight, 1);
 }
 
 static void submit(struct ahci_cmd *c)
 {
-	struct ahci *a = c->port->hba;
-
 	c->rq.owner = c->port;
 	c->rq.done = request_done;
-	pthread_mutex_lock(&a->lock);
-	a->in_flight++;
-	pthread_mutex_unlock(&a->lock);
-	disk_submit(c->port->disk, &c->rq);
+	disk_flight_submit(&c->port->hba->flight, c->port->disk, &c->rq);
 }
 
 static void next_chunk(struct ahci_cmd *c)
@@ -298,27 +284,21 @@ void ahci_request(struct ahci_cmd *c, enum disk_op op, u64 at, u64 bytes)
 	submit(c);
 }
 
-/* A request may be held by its disk meanwhile, which nobody tells us: look again from time to time. */
+static unsigned held_by_disks(const struct ahci *a)
+{
+	unsigned held = 0;
+
+	for (unsigned i = 0; i < AHCI_PORTS; i++)
+		held += a->port[i].disk ? disk_held(a->port[i].disk, (void *)&a->port[i]) : 0;
+	return held;
+}
+
 void ahci_quiesce(void *dev)
 {
 	struct ahci *a = dev;
 
-	pthread_mutex_lock(&a->lock);
-	for (;;) {
-		struct timespec until;
-		unsigned held = 0;
-
-		for (unsigned i = 0; i < AHCI_PORTS; i++)
-			held += a->port[i].disk ? disk_held(a->port[i].disk, &a->port[i]) : 0;
-		if (a->in_flight <= held)
-			break;
-		clock_gettime(CLOCK_REALTIME, &until);
-		until.tv_nsec += 10000000;
-		until.tv_sec += until.tv_nsec / 1000000000;
-		until.tv_nsec %= 1000000000;
-		pthread_cond_timedwait(&a->idle, &a->lock, &until);
-	}
-	pthread_mutex_unlock(&a->lock);
+	while (disk_flight_wait_above(&a->flight, held_by_disks(a)))
+		;
 }
 
 /* ---- the beginning ---- */

@@ -3,20 +3,27 @@
 #include <stdio.h>
 
 /* ---- queues ---- */
-static bool contiguous(const struct nvme_command *c) { return c->dw11 & 1; }
+/* What the two kinds of queue have in common: "Create I/O Completion Queue command", "Create I/O Submission Queue command". */
+static enum nvme_status check_queue(const struct nvme_command *c, bool exists)
+{
+	unsigned q = c->dw10 & 0xffff, size = (c->dw10 >> 16) + 1;
+
+	if (q == 0 || q >= NVME_QUEUES || exists)
+		return NVME_BAD_QUEUE_ID;
+	if (size < 2 || size > NVME_QUEUE_MAX)
+		return NVME_BAD_QUEUE_SIZE;
+	if (!(c->dw11 & 1))
+		return NVME_BAD_FIELD; /* not contiguous */
+	return c->prp1 & (NVME_PAGE - 1) ? NVME_BAD_PRP_OFFSET : NVME_OK;
+}
 
 static enum nvme_status create_cq(struct nvme *n, const struct nvme_command *c, u32 *result)
 {
 	unsigned q = c->dw10 & 0xffff, size = (c->dw10 >> 16) + 1, vector = c->dw11 >> 16;
+	enum nvme_status s = check_queue(c, q < NVME_QUEUES && n->regs.cq[q].exists);
 
-	if (q == 0 || q >= NVME_QUEUES || n->regs.cq[q].exists)
-		return NVME_BAD_QUEUE_ID;
-	if (size < 2 || size > NVME_QUEUE_MAX)
-		return NVME_BAD_QUEUE_SIZE;
-	if (!contiguous(c))
-		return NVME_BAD_FIELD;
-	if (c->prp1 & (NVME_PAGE - 1))
-		return NVME_BAD_PRP_OFFSET;
+	if (s != NVME_OK)
+		return s;
 	if (vector >= n->pci.msix_vectors)
 		return NVME_BAD_VECTOR;
 	n->regs.cq[q] = (struct nvme_cq_regs){ .base = c->prp1, .size = (u16)size, .vector = (u16)vector, .phase = 1,
@@ -28,17 +35,12 @@ static enum nvme_status create_cq(struct nvme *n, const struct nvme_command *c, 
 static enum nvme_status create_sq(struct nvme *n, const struct nvme_command *c, u32 *result)
 {
 	unsigned q = c->dw10 & 0xffff, size = (c->dw10 >> 16) + 1, cq = c->dw11 >> 16;
+	enum nvme_status s = check_queue(c, q < NVME_QUEUES && n->regs.sq[q].exists);
 
 	if (cq == 0 || cq >= NVME_QUEUES || !n->regs.cq[cq].exists)
 		return NVME_BAD_CQ;
-	if (q == 0 || q >= NVME_QUEUES || n->regs.sq[q].exists)
-		return NVME_BAD_QUEUE_ID;
-	if (size < 2 || size > NVME_QUEUE_MAX)
-		return NVME_BAD_QUEUE_SIZE;
-	if (!contiguous(c))
-		return NVME_BAD_FIELD;
-	if (c->prp1 & (NVME_PAGE - 1))
-		return NVME_BAD_PRP_OFFSET;
+	if (s != NVME_OK)
+		return s;
 	n->regs.sq[q] = (struct nvme_sq_regs){ .base = c->prp1, .size = (u16)size, .cq = (u16)cq, .exists = 1 };
 	return NVME_OK;
 }

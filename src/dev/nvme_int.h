@@ -3,7 +3,7 @@
 #define NB_NVME_INT_H
 
 #include "dev/nvme.h"
-#include <pthread.h>
+#include "host/disk_flight.h"
 
 enum { NVME_PAGE = 4096, NVME_MDTS = 7, NVME_MAX_PIECES = (1 << NVME_MDTS) + 1, NVME_MAX_BYTES = NVME_PAGE << NVME_MDTS };
 enum { NVME_SQE_BYTES = 64, NVME_CQE_BYTES = 16 };
@@ -64,11 +64,7 @@ struct nvme {
 	struct nvme_request *free;       /* bus->lock */
 	unsigned of_cq[NVME_QUEUES];     /* bus->lock: commands in flight that will complete to each queue */
 	u8 owner[NVME_QUEUES];           /* their addresses name the queues' requests to the disk */
-	pthread_mutex_t lock;            /* taken inside bus->lock */
-	pthread_cond_t idle;
-	struct nvme_request *done;       /* lock, as the next two */
-	unsigned in_flight;
-	unsigned returning;              /* workers that are still to give back what is done */
+	struct disk_flight flight;
 };
 
 /* ---- nvme_queue.c; bus->lock held ---- */

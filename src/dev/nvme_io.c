@@ -2,7 +2,6 @@
 #include "dev/nvme_int.h"
 #include <errno.h>
 #include <stdlib.h>
-#include <time.h>
 
 enum { OP_FLUSH = 0, OP_WRITE = 1, OP_READ = 2, OP_WRITE_ZEROES = 8, OP_DATASET = 9 };
 enum { DSM_DEALLOCATE = 4, DSM_RANGE_BYTES = 16, DSM_MAX_RANGES = 256 };
@@ -154,14 +153,6 @@ static enum nvme_status disk_status(const struct nvme_request *r, int err)
 
 static void request_done(struct disk_request *d, int err);
 
-static void submit(struct nvme *n, struct nvme_request *r)
-{
-	pthread_mutex_lock(&n->lock);
-	n->in_flight++;
-	pthread_mutex_unlock(&n->lock);
-	disk_submit(n->disk, &r->disk);
-}
-
 static bool done_at_once(struct nvme *n, struct nvme_request *r)
 {
 	if (!disk_at_once(n->disk, &r->disk))
@@ -191,7 +182,7 @@ enum nvme_status nvme_io(struct nvme *n, unsigned sq, const struct nvme_command 
 	n->free = r->next;
 	r->busy = true;
 	n->of_cq[r->cq]++;
-	submit(n, r);
+	disk_flight_submit(&n->flight, n->disk, &r->disk);
 	return NVME_LATER;
 }
 
@@ -212,16 +203,10 @@ static void give_back(struct nvme *n, struct nvme_request *r)
 
 static void complete_done(struct nvme *n)
 {
-	struct nvme_request *list, *r;
+	struct disk_request *d;
 
-	pthread_mutex_lock(&n->lock);
-	list = n->done;
-	n->done = NULL;
-	pthread_mutex_unlock(&n->lock);
-	while ((r = list)) {
-		list = r->next;
-		give_back(n, r);
-	}
+	while ((d = disk_flight_take(&n->flight)))
+		give_back(n, container_of(d, struct nvme_request, disk));
 	nvme_run(n);
 }
 
@@ -231,7 +216,6 @@ static void request_done(struct disk_request *d, int err)
 	struct nvme_request *r = container_of(d, struct nvme_request, disk);
 	struct nvme *n = r->nvme;
 	struct bus *bus = n->bus;
-	bool mine;
 
 	r->status = disk_status(r, err);
 	if (r->sq && r->cmd.opcode == OP_DATASET && r->status == NVME_OK) {
@@ -241,23 +225,12 @@ static void request_done(struct disk_request *d, int err)
 			return;
 		}
 	}
-	pthread_mutex_lock(&n->lock);
-	mine = !n->done; /* the first of a list gives all of it back */
-	r->next = n->done;
-	n->done = r;
-	n->in_flight--;
-	n->returning += mine;
-	pthread_cond_broadcast(&n->idle);
-	pthread_mutex_unlock(&n->lock);
-	if (!mine)
+	if (!disk_flight_land(&n->flight, d))
 		return;
 	pthread_mutex_lock(&bus->lock);
 	complete_done(n);
 	pthread_mutex_unlock(&bus->lock);
-	pthread_mutex_lock(&n->lock);
-	n->returning--;
-	pthread_cond_broadcast(&n->idle);
-	pthread_mutex_unlock(&n->lock);
+	disk_flight_left(&n->flight);
 }
 
 void nvme_start_shutdown(struct nvme *n)
@@ -268,24 +241,10 @@ void nvme_start_shutdown(struct nvme *n)
 		return;
 	n->regs.csts = (n->regs.csts & ~CSTS_SHUTDOWN_MASK) | 4;
 	*r = (struct nvme_request){ .nvme = n, .busy = true, .disk = { .op = DISK_FLUSH, .done = request_done, .owner = &n->owner[0] } };
-	submit(n, r);
+	disk_flight_submit(&n->flight, n->disk, &r->disk);
 }
 
 /* ---- reset, saving, loading ---- */
-/* n->lock held. Nobody tells us when the disk holds a request, so look again from time to time. */
-static void wait_idle(struct nvme *n)
-{
-	struct timespec until;
-
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_nsec += 10000000;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_nsec -= 1000000000;
-		until.tv_sec++;
-	}
-	pthread_cond_timedwait(&n->idle, &n->lock, &until);
-}
-
 static void drop(struct nvme *n, struct nvme_request *r)
 {
 	if (r->sq == 0) {
@@ -296,35 +255,15 @@ static void drop(struct nvme *n, struct nvme_request *r)
 	request_free(n, r);
 }
 
-static void cancel(struct nvme *n, unsigned sq)
+static void recall(struct nvme *n, unsigned sq)
 {
-	struct disk_request *d = disk_cancel(n->disk, &n->owner[sq]);
-
-	while (d) {
-		struct nvme_request *r = container_of(d, struct nvme_request, disk);
-
-		d = d->next;
-		drop(n, r);
-		n->in_flight--;
+	for (struct disk_request *d = disk_flight_recall(&n->flight, n->disk, &n->owner[sq]), *next; d; d = next) {
+		next = d->next;
+		drop(n, container_of(d, struct nvme_request, disk));
 	}
 }
 
-/* n->lock held. Requests that are done leave the list, and those of queue sq (0: all) are forgotten. */
-static void drop_done(struct nvme *n, unsigned sq)
-{
-	struct nvme_request **at = &n->done, *r;
-
-	while ((r = *at)) {
-		if (sq && r->sq != sq) {
-			at = &r->next;
-			continue;
-		}
-		*at = r->next;
-		drop(n, r);
-	}
-}
-
-/* The disk still has requests of this queue, as far as we know. */
+/* Requests of this queue have not been given back. */
 static bool any_busy(const struct nvme *n, unsigned sq)
 {
 	for (unsigned i = 0; i <= NVME_REQUESTS; i++)
@@ -335,17 +274,13 @@ static bool any_busy(const struct nvme *n, unsigned sq)
 
 void nvme_forget(struct nvme *n, unsigned sq)
 {
-	pthread_mutex_lock(&n->lock);
-	for (;;) {
+	while (any_busy(n, sq)) {
 		for (unsigned q = 0; q < NVME_QUEUES; q++)
 			if (!sq || q == sq)
-				cancel(n, q);
-		drop_done(n, sq);
-		if (!any_busy(n, sq))
-			break;
-		wait_idle(n);
+				recall(n, q);
+		if (any_busy(n, sq))
+			disk_flight_wait_above(&n->flight, 0);
 	}
-	pthread_mutex_unlock(&n->lock);
 }
 
 static unsigned held_by_disk(struct nvme *n)
@@ -379,15 +314,11 @@ void nvme_quiesce(void *opaque)
 	bool busy = true;
 
 	while (busy) {
-		pthread_mutex_lock(&n->lock);
-		while (n->in_flight > held_by_disk(n))
-			wait_idle(n);
-		pthread_mutex_unlock(&n->lock);
+		while (disk_flight_wait_above(&n->flight, held_by_disk(n)))
+			;
 		pthread_mutex_lock(&n->bus->lock);
 		complete_done(n);
-		pthread_mutex_lock(&n->lock);
-		busy = n->in_flight > held_by_disk(n) || n->done;
-		pthread_mutex_unlock(&n->lock);
+		busy = disk_flight_busy(&n->flight, held_by_disk(n));
 		if (!busy)
 			note_held(n);
 		pthread_mutex_unlock(&n->bus->lock);
@@ -423,8 +354,7 @@ void nvme_io_init(struct nvme *n)
 		n->requests[i].nvme = n;
 		request_free(n, &n->requests[i]);
 	}
-	pthread_mutex_init(&n->lock, NULL);
-	pthread_cond_init(&n->idle, NULL);
+	disk_flight_init(&n->flight);
 }
 
 void nvme_io_free(struct nvme *n)
@@ -432,13 +362,8 @@ void nvme_io_free(struct nvme *n)
 	pthread_mutex_lock(&n->bus->lock);
 	nvme_forget(n, 0);
 	pthread_mutex_unlock(&n->bus->lock);
-	pthread_mutex_lock(&n->lock);
-	while (n->returning)
-		wait_idle(n);
-	pthread_mutex_unlock(&n->lock);
+	disk_flight_destroy(&n->flight);
 	for (unsigned i = 0; i < NVME_REQUESTS; i++)
 		free(n->requests[i].ranges);
 	free(n->requests);
-	pthread_cond_destroy(&n->idle);
-	pthread_mutex_destroy(&n->lock);
 }

@@ -1,7 +1,6 @@
 /* virtio-blk: queues, requests in flight, life. */
 #include "virtio/virtio_blk_io.h"
 #include <stdlib.h>
-#include <time.h>
 
 STATE_DESC(virtio_blk_regs, VIRTIO_BLK_STATE);
 
@@ -19,31 +18,6 @@ enum { CFG_CAPACITY = 0, CFG_SEG_MAX = 12, CFG_BLK_SIZE = 20, CFG_NUM_QUEUES = 3
 	CFG_DISCARD_ALIGN = 44, CFG_ZEROES_SECTORS = 48, CFG_ZEROES_SEGS = 52, CFG_ZEROES_UNMAP = 56, CFG_BYTES = 60 };
 
 static struct virtio_blk *blk_of(struct virtio_device *v) { return container_of(v, struct virtio_blk, v); }
-
-static void list_init(struct virtio_blk_list *l)
-{
-	l->first = NULL;
-	l->last = &l->first;
-}
-
-static void list_add(struct virtio_blk_list *l, struct virtio_blk_request *r)
-{
-	r->next = NULL;
-	*l->last = r;
-	l->last = &r->next;
-}
-
-static struct virtio_blk_request *list_take(struct virtio_blk_list *l)
-{
-	struct virtio_blk_request *r = l->first;
-
-	if (r) {
-		l->first = r->next;
-		if (!l->first)
-			l->last = &l->first;
-	}
-	return r;
-}
 
 static void request_free(struct virtio_blk *b, struct virtio_blk_request *r)
 {
@@ -65,10 +39,7 @@ static bool start_request(struct virtio_blk *b, struct virtio_blk_request *r)
 		give_back(b, r);
 		return true;
 	}
-	pthread_mutex_lock(&b->lock);
-	b->in_flight++;
-	pthread_mutex_unlock(&b->lock);
-	disk_submit(b->disk, &r->disk);
+	disk_flight_submit(&b->flight, b->disk, &r->disk);
 	return false;
 }
 
@@ -110,17 +81,12 @@ static void blk_notify(struct virtio_device *v, unsigned n) { take_requests(blk_
 /* bus->lock held. Gives finished requests back and takes new ones. */
 static void complete_done(struct virtio_blk *b)
 {
+	struct disk_request *d;
 	unsigned touched = 0;
 
-	for (;;) {
-		pthread_mutex_lock(&b->lock);
-		struct virtio_blk_request *r = list_take(&b->done);
+	while ((d = disk_flight_take(&b->flight))) {
+		struct virtio_blk_request *r = container_of(d, struct virtio_blk_request, disk);
 
-		if (!r)
-			b->completing = false;
-		pthread_mutex_unlock(&b->lock);
-		if (!r)
-			break;
 		touched |= 1u << r->queue;
 		give_back(b, r);
 	}
@@ -137,70 +103,32 @@ static void request_done(struct disk_request *d, int err)
 	struct virtio_blk_request *r = container_of(d, struct virtio_blk_request, disk);
 	struct virtio_blk *b = r->blk;
 	struct bus *bus = b->v.bus;
-	bool mine;
 
 	virtio_blk_result(r, err);
 	if (virtio_blk_next(b, r)) {
 		disk_submit(b->disk, &r->disk);
 		return;
 	}
-	pthread_mutex_lock(&b->lock);
-	list_add(&b->done, r);
-	b->in_flight--;
-	mine = !b->completing;
-	b->completing = true;
-	b->returning += mine;
-	pthread_cond_broadcast(&b->idle);
-	pthread_mutex_unlock(&b->lock);
-	if (!mine)
+	if (!disk_flight_land(&b->flight, d))
 		return;
 	pthread_mutex_lock(&bus->lock);
 	complete_done(b);
 	pthread_mutex_unlock(&bus->lock);
-	pthread_mutex_lock(&b->lock);
-	b->returning--;
-	pthread_cond_broadcast(&b->idle);
-	pthread_mutex_unlock(&b->lock);
+	disk_flight_left(&b->flight);
 }
 
 /* ---- reset, saving, loading ---- */
-/* b->lock held. A request may be held by the disk meanwhile, which nobody tells us: so look again from time to time. */
-static void wait_idle(struct virtio_blk *b)
-{
-	struct timespec until;
-
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_nsec += 10000000;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_nsec -= 1000000000;
-		until.tv_sec++;
-	}
-	pthread_cond_timedwait(&b->idle, &b->lock, &until);
-}
-
 /* bus->lock held. Takes back what has not begun, waits for what has (the workers need no bus->lock to finish it), and gives nothing
  * back: the rings are no longer ours. */
 static void forget_all(struct virtio_blk *b)
 {
-	struct virtio_blk_request *r;
-
-	pthread_mutex_lock(&b->lock);
-	for (;;) {
-		struct disk_request *d = disk_cancel(b->disk, b);
-
-		while (d) {
-			r = container_of(d, struct virtio_blk_request, disk);
-			d = d->next;
-			request_free(b, r);
-			b->in_flight--;
+	while (disk_flight_busy(&b->flight, 0)) {
+		for (struct disk_request *d = disk_flight_recall(&b->flight, b->disk, b), *next; d; d = next) {
+			next = d->next;
+			request_free(b, container_of(d, struct virtio_blk_request, disk));
 		}
-		if (!b->in_flight)
-			break;
-		wait_idle(b);
+		disk_flight_wait_above(&b->flight, 0);
 	}
-	while ((r = list_take(&b->done)))
-		request_free(b, r);
-	pthread_mutex_unlock(&b->lock);
 }
 
 static void blk_reset(struct virtio_device *v)
@@ -233,15 +161,11 @@ static void blk_quiesce(struct virtio_device *v)
 	bool busy = true;
 
 	while (busy) {
-		pthread_mutex_lock(&b->lock);
-		while (b->in_flight > disk_held(b->disk, b))
-			wait_idle(b);
-		pthread_mutex_unlock(&b->lock);
+		while (disk_flight_wait_above(&b->flight, disk_held(b->disk, b)))
+			;
 		pthread_mutex_lock(&b->v.bus->lock);
 		complete_done(b);
-		pthread_mutex_lock(&b->lock);
-		busy = b->in_flight > disk_held(b->disk, b) || b->done.first;
-		pthread_mutex_unlock(&b->lock);
+		busy = disk_flight_busy(&b->flight, disk_held(b->disk, b));
 		if (!busy)
 			note_held(b);
 		pthread_mutex_unlock(&b->v.bus->lock);
@@ -275,12 +199,7 @@ static void blk_destroy(struct virtio_device *v)
 	pthread_mutex_lock(&v->bus->lock);
 	forget_all(b);
 	pthread_mutex_unlock(&v->bus->lock);
-	pthread_mutex_lock(&b->lock);
-	while (b->returning) /* a worker may be on its way to give back what is no longer there */
-		wait_idle(b);
-	pthread_mutex_unlock(&b->lock);
-	pthread_cond_destroy(&b->idle);
-	pthread_mutex_destroy(&b->lock);
+	disk_flight_destroy(&b->flight);
 	free(b->requests);
 	free(b);
 }
@@ -324,9 +243,7 @@ struct virtio_blk *virtio_blk_create(struct pci_host *h, unsigned slot, const st
 		request_free(b, &b->requests[i]);
 	}
 	memcpy(b->id, cfg->id, strnlen(cfg->id, sizeof(b->id)));
-	list_init(&b->done);
-	pthread_mutex_init(&b->lock, NULL);
-	pthread_cond_init(&b->idle, NULL);
+	disk_flight_init(&b->flight);
 	virtio_device_init(&b->v, h, slot, &blk_class, more | (cfg->queues > 1 ? F_MQ : 0), cfg->queues, QUEUE_SIZE, CFG_BYTES);
 	fill_config(b);
 	dev_list_unique_name(h->devs, "virtio-blk-held", inst.name, sizeof(inst.name));

@@ -1,10 +1,10 @@
 /* virtio-blk on a disk (host/disk.h). Specification "Block Device". Requests are taken from the queues under bus->lock, done by the
- * disk's workers without it, and given back under it. Surprise: a read that the host has in its page cache is done at once, in the
+ * disk's workers without it, and given back under it. Surprise: what the host's page cache has or takes is done at once, in the
  * vCPU's thread. And a driver's reset waits for requests that have begun, because they write to the guest's memory. */
 #ifndef NB_VIRTIO_BLK_H
 #define NB_VIRTIO_BLK_H
 
-#include "host/disk.h"
+#include "host/disk_flight.h"
 #include "virtio/virtio_pci.h"
 
 enum { VIRTIO_BLK_REQUESTS = 128, VIRTIO_BLK_ID_BYTES = DISK_SERIAL_MAX };
@@ -23,11 +23,6 @@ struct virtio_blk_request {
 	u64 written;       /* bytes of data that may have changed in the guest's memory */
 };
 
-/* First in, first out. */
-struct virtio_blk_list {
-	struct virtio_blk_request *first, **last;
-};
-
 /* Requests that the host could not do, and that shall be done again (on-error=pause): they are part of the state. held[0..held_count-1]: queue
  * << 16 | head of the chain. */
 #define VIRTIO_BLK_STATE(F, A) F(u32, held_count) A(u32, held, VIRTIO_BLK_REQUESTS)
@@ -40,12 +35,7 @@ struct virtio_blk {
 	struct virtio_blk_regs regs;             /* bus->lock; filled in by quiesce */
 	struct virtio_blk_request *requests;     /* all VIRTIO_BLK_REQUESTS of them */
 	struct virtio_blk_request *free;         /* bus->lock */
-	pthread_mutex_t lock;                    /* taken inside bus->lock, never the other way round */
-	pthread_cond_t idle;
-	struct virtio_blk_list done;             /* lock, as the next two */
-	unsigned in_flight;                      /* requests that the disk has */
-	bool completing;                         /* some worker is about to give back what is done */
-	unsigned returning;                      /* workers that are still to do so, or just did */
+	struct disk_flight flight;
 };
 
 struct virtio_blk_config {
