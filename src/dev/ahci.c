@@ -25,13 +25,21 @@ enum { GHC_RESET = 1, GHC_IE = 2, SCTL_DET = 15 };
 /* PxIS bits that only mirror PxSERR are not stored: PCS and PRCS. */
 static u32 port_is(const struct ahci_port_regs *r) { return r->is | (r->serr & SERR_X ? PORT_IS_PCS : 0); }
 
-void ahci_update(struct ahci *a)
+/* before: bits of IS that software knows of. With MSI each further one is worth a message: "Message Signaled Interrupts". */
+static void update_from(struct ahci *a, u32 before)
 {
+	bool was = a->pci.regs.intx, irq;
+
 	for (unsigned i = 0; i < AHCI_PORTS; i++)
 		if (port_is(&a->regs.port[i]) & a->regs.port[i].ie)
 			a->regs.is |= 1u << i;
-	pci_intx_set(&a->pci, a->regs.is && (a->regs.ghc & GHC_IE));
+	irq = a->regs.is && (a->regs.ghc & GHC_IE);
+	pci_intx_set(&a->pci, irq);
+	if (was && irq && (a->regs.is & ~before))
+		pci_msi_send(&a->pci);
 }
+
+void ahci_update(struct ahci *a) { update_from(a, a->regs.is); }
 
 static u32 port_read(const struct ahci_port_regs *r, unsigned reg)
 {
@@ -166,6 +174,8 @@ static void reg_write(struct ahci *a, u32 off, u32 v)
 			a->regs.ghc = GHC_AE | (v & GHC_IE);
 	} else if (off == REG_IS) {
 		a->regs.is &= ~v;
+		update_from(a, 0); /* what is left has to be told again */
+		return;
 	} else if (off >= REG_PORTS && (off - REG_PORTS) / PORT_BYTES < AHCI_PORTS) {
 		port_write(&a->port[(off - REG_PORTS) / PORT_BYTES], off % PORT_BYTES, v);
 	}
@@ -261,6 +271,7 @@ struct ahci *ahci_create(struct pci_host *h, unsigned slot, unsigned fn)
 	for (unsigned i = 0; i < AHCI_PORTS; i++)
 		a->port[i] = (struct ahci_port){ .hba = a, .n = i };
 	pci_function_init(&a->pci, h, "ahci", slot, fn, &id, a);
+	pci_add_msi(&a->pci);
 	pci_add_bar(&a->pci, 4, PCI_BAR_IO, 32, &pair_ops, a);
 	pci_add_bar(&a->pci, 5, PCI_BAR_MEM32, ABAR_BYTES, &abar_ops, a);
 	dev_list_add(h->devs, &(struct dev_instance){ .name = "ahci", .desc = &ahci_regs_state, .regs = &a->regs, .dev = a, .reset = ahci_reset,

@@ -1,4 +1,4 @@
-/* PCI: functions on bus 0, configuration space, BARs, INTx, MSI-X ("PCI Local Bus Specification 3.0", "PCI Express
+/* PCI: functions on bus 0, configuration space, BARs, INTx, MSI, MSI-X ("PCI Local Bus Specification 3.0", "PCI Express
  * Base Specification"). Not here: the host bridge's ports and ECAM (pci_host.c), the chips on the bus. Surprise:
  * there are no bridges, so bus 0 is all there is. */
 #ifndef NB_DEV_PCI_H
@@ -14,7 +14,7 @@ enum pci_reg {
 	PCI_CAP_PTR = 0x34, PCI_INT_LINE = 0x3c, PCI_INT_PIN = 0x3d, PCI_CAPS_START = 0x40,
 };
 
-enum { PCI_CONFIG_SIZE = 256, PCI_BARS = 6, PCI_MSIX_MAX = 32, PCI_CAP_VENDOR = 0x09, PCI_CAP_MSIX = 0x11 };
+enum { PCI_CONFIG_SIZE = 256, PCI_BARS = 6, PCI_MSIX_MAX = 32, PCI_CAP_MSI = 0x05, PCI_CAP_VENDOR = 0x09, PCI_CAP_MSIX = 0x11 };
 enum { PCI_CMD_IO = 1, PCI_CMD_MEM = 2, PCI_CMD_MASTER = 4, PCI_CMD_NO_INTX = 0x400, PCI_STS_INTX = 8, PCI_STS_CAPS = 0x10 };
 
 /* One MSI-X table entry as the guest sees it. */
@@ -54,7 +54,7 @@ struct pci_function {
 	u8 initial[PCI_CONFIG_SIZE];        /* configuration space at power-on; fixed after boot, as below */
 	u8 writable[PCI_CONFIG_SIZE];       /* bits that a write changes */
 	u8 clear_by_one[PCI_CONFIG_SIZE];   /* bits that a written 1 clears */
-	u8 msix_cap, next_cap, last_cap;
+	u8 msi_cap, msix_cap, next_cap, last_cap;
 	unsigned msix_vectors;
 	/* Both optional. config_read may change what the default found; config_written hears of a write (or of a
 	 * load: all of it). */
@@ -117,7 +117,13 @@ static inline u32 pci_config_get(const struct pci_function *f, unsigned off, uns
 	return (u32)load_le(f->regs.config + off, size);
 }
 
-/* Level of the function's INTx pin. */
+/* MSI with one message. */
+void pci_add_msi(struct pci_function *f);
+bool pci_msi_enabled(const struct pci_function *f);
+/* One more message, where the level has not changed; nothing while MSI is off. */
+void pci_msi_send(struct pci_function *f);
+
+/* Whether the function wants to interrupt: the level of its INTx pin, or with MSI on a message when it rises. */
 void pci_intx_set(struct pci_function *f, bool level);
 bool pci_msix_enabled(const struct pci_function *f);
 /* Sends or, while masked, notes vector n. Nothing while MSI-X is off or n is out of range. */

@@ -65,6 +65,8 @@ void pci_intx_set(struct pci_function *f, bool level)
 	f->regs.intx = level;
 	f->regs.config[PCI_STS] = (f->regs.config[PCI_STS] & ~PCI_STS_INTX) | (level ? PCI_STS_INTX : 0);
 	pci_host_update_irqs(f->host);
+	if (level)
+		pci_msi_send(f);
 }
 
 static void function_reset(void *dev)

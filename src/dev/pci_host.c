@@ -105,7 +105,7 @@ static u8 pirq_levels(const struct pci_host *h)
 	for (unsigned i = 0; i < 256; i++) {
 		const struct pci_function *f = h->function[i];
 
-		if (f && f->regs.intx && f->regs.config[PCI_INT_PIN] && !(pci_config_get(f, PCI_CMD, 2) & PCI_CMD_NO_INTX))
+		if (f && f->regs.intx && f->regs.config[PCI_INT_PIN] && !pci_msi_enabled(f) && !(pci_config_get(f, PCI_CMD, 2) & PCI_CMD_NO_INTX))
 			level |= 1u << pci_pirq(i >> 3, f->regs.config[PCI_INT_PIN] - 1u);
 	}
 	return level;

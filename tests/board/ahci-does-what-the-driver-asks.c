@@ -193,6 +193,46 @@ static void a_list_that_is_no_memory_is_a_host_bus_error(void **state)
 	rig_check_save_load(r);
 }
 
+/* As Linux does: IS is cleared last; what came meanwhile, or was left, is told by another message. */
+static void with_msi_each_event_is_a_message_and_the_pin_is_silent(void **state)
+{
+	u64 ecam = RIG_ECAM + (31 << 15) + (2 << 12), cap = ecam + bus_mmio_read(&r->bus, ecam + 0x34, 1);
+	unsigned pin = 16 + pci_pirq(31, 0);
+
+	assert_int_equal(bus_mmio_read(&r->bus, cap, 1), 5);
+	assert_int_equal(bus_mmio_read(&r->bus, cap + 2, 2), 0x80);
+	port_set(0, P_IS, ~0u);
+	port_set(1, P_IS, ~0u);
+	bus_mmio_write(&r->bus, ABAR + 8, ~0u, 4);
+	assert_int_equal(r->level[pin], 0);
+	prepare(0, 0, 0xec, 0, 0, 512, false);
+	go(0, 1);
+	assert_int_equal(r->level[pin], 1);
+	bus_mmio_write(&r->bus, cap + 4, 0xfee01000, 4);
+	bus_mmio_write(&r->bus, cap + 8, 1, 4);
+	bus_mmio_write(&r->bus, cap + 12, 0x4041, 2);
+	bus_mmio_write(&r->bus, cap + 2, 1, 2);
+	assert_int_equal(r->level[pin], 0);
+	port_set(0, P_IS, ~0u);
+	bus_mmio_write(&r->bus, ABAR + 8, 1, 4);
+	assert_int_equal(r->msis, 0);
+	go(0, 1);
+	assert_int_equal(r->msis, 1);
+	assert_true(r->msi_addr[1] == 0x1fee01000 && r->msi_data[1] == 0x4041);
+	prepare(1, 0, 0xa1, 0, 0, 512, false);
+	go(1, 1);
+	assert_int_equal(r->msis, 2); /* another port */
+	port_set(0, P_IS, ~0u);
+	bus_mmio_write(&r->bus, ABAR + 8, 1, 4);
+	assert_int_equal(r->msis, 3); /* port 1 is left */
+	port_set(1, P_IS, ~0u);
+	bus_mmio_write(&r->bus, ABAR + 8, 2, 4);
+	assert_int_equal(r->msis, 3);
+	assert_int_equal(r->level[pin], 0);
+	rig_check_save_load(r);
+	assert_int_equal(r->msis, 3);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -200,7 +240,7 @@ int main(void)
 		T(the_ports_show_what_is_plugged_in), T(identify_tells_size_and_serial), T(written_sectors_read_back_and_interrupt),
 		T(queued_commands_end_in_any_order_with_set_device_bits), T(beyond_the_end_is_an_error_that_stops_the_port_until_it_is_restarted),
 		T(unknown_commands_are_aborted), T(a_reset_brings_the_signature_back), T(a_disc_is_read_by_packets),
-		T(a_list_that_is_no_memory_is_a_host_bus_error),
+		T(a_list_that_is_no_memory_is_a_host_bus_error), T(with_msi_each_event_is_a_message_and_the_pin_is_silent),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
