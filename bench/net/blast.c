@@ -6,6 +6,7 @@
  *	blast echo PORT				sends each UDP datagram back, its bytes complemented, until one says "end"
  *
  * Prints "blast: KIND bytes=N sum=XXXXXXXX": the sum is over the bytes as 64-bit words, so that swapped, lost or changed ones are noticed. */
+#include <errno.h>
 #include <arpa/inet.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -105,11 +106,20 @@ static int send_all(int fd, uint64_t bytes, uint64_t seed)
 static int dial(const char *address, const char *port)
 {
 	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(atoi(port)) };
-	int fd = socket(AF_INET, SOCK_STREAM, 0);
 
-	if (inet_pton(AF_INET, address, &a.sin_addr) != 1 || connect(fd, (struct sockaddr *)&a, sizeof(a)))
+	if (inet_pton(AF_INET, address, &a.sin_addr) != 1)
 		return -1;
-	return fd;
+	for (int tries = 0; tries < 300; tries++) { /* the other side may not be listening yet */
+		int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+		if (!connect(fd, (struct sockaddr *)&a, sizeof(a)))
+			return fd;
+		if (errno != ECONNREFUSED)
+			return -1;
+		close(fd);
+		usleep(200000);
+	}
+	return -1;
 }
 
 static int serve(const char *port)

@@ -29,7 +29,7 @@ KEPT = 20  # the newest files; older ones are removed to make room
 SCRIPT = """
 load virtio_pci; load virtio_blk
 for m in crc16 mbcache jbd2 crc32c_generic libcrc32c ext4; do [ -e /lib/modules/$m.ko ] && insmod /lib/modules/$m.ko 2>/dev/null; done
-n=0; while [ ! -b /dev/vda ] && [ $n -lt 50 ]; do sleep 0.1; n=$((n+1)); done
+n=0; while [ ! -b /dev/vda ] && [ $n -lt 600 ]; do sleep 0.1; n=$((n+1)); done
 mount -t ext4 /dev/vda /mnt || { mark nomount; poweroff -f; }
 mark mounted
 i=0
@@ -122,7 +122,9 @@ class Guest:
     def kill(self, sig=signal.SIGKILL):
         self.p.send_signal(sig)
         self.p.wait(timeout=60)
-        time.sleep(0.2)  # the reader takes what is left in the pipe
+        with self.changed:  # what is left in the pipe counts
+            if not self.changed.wait_for(lambda: self.lines[-1:] == ["(end of console)"], 60):
+                raise Failure("the console of a process that has ended does not end")
 
 
 class Failure(Exception):
@@ -143,11 +145,11 @@ def servers(image):
 
 
 def wait_no_server(image):
-    for _ in range(200):
+    for _ in range(1200):
         if not servers(image):
             return
         time.sleep(0.1)
-    raise Failure("qemu-storage-daemon still runs 20 s after its VM has gone")
+    raise Failure("qemu-storage-daemon still runs 120 s after its VM has gone")
 
 
 def make_ext4(path):
@@ -295,7 +297,7 @@ def case_server_report(nestbox, work, rnd):
 
 
 def wait_pause(g):
-    for _ in range(600):
+    for _ in range(2400):
         if "the VM is paused" in g.stderr():
             return
         time.sleep(0.1)
@@ -306,9 +308,12 @@ def case_server_pause(nestbox, work, rnd):
     """kill -9 of qemu-storage-daemon, on-error=pause: the VM pauses and says why"""
     g, image = kill_server(nestbox, work, rnd, ",on-error=pause")
     wait_pause(g)
-    time.sleep(1)
-    lines = len(g.lines)
-    time.sleep(2)
+    lines = -1
+    for _ in range(30):  # a guest that goes on says something every few milliseconds
+        if lines == len(g.lines):
+            break
+        lines = len(g.lines)
+        time.sleep(2)
     if len(g.lines) != lines or g.said("event=failed"):
         raise Failure("the guest went on")
     g.p.send_signal(signal.SIGTERM)

@@ -18,7 +18,7 @@ import zlib
 nestbox, case, engine = sys.argv[1:4]
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 cache = os.environ.get("NESTBOX_CACHE", os.path.join(ROOT, ".cache"))
-LIMIT = int(os.environ.get("FW_LIMIT", "280"))
+LIMIT = int(os.environ.get("FW_LIMIT", "550"))
 MEMTEST = "/usr/lib/memtest86+/memtest86+x64.iso"
 VARS = "/usr/share/OVMF/OVMF_VARS_4M.fd"
 work = tempfile.mkdtemp(prefix="nestbox-fw-")

@@ -53,14 +53,14 @@ blasts()
 waits_for()
 {
 	n=0
-	until busybox ping -c 1 -W 1 $1 >/dev/null 2>&1 || [ $n -ge 60 ]; do n=$((n + 1)); done
+	until busybox ping -c 1 -W 1 $1 >/dev/null 2>&1 || [ $n -ge 200 ]; do n=$((n + 1)); done
 }
 queues() { mark queues "tx=$(ls -d /sys/class/net/eth0/queues/tx-* | wc -l)"; }
 six()
 {
 	n=0
-	until busybox ping -6 -c 1 -W 2 fec0::2 >/dev/null 2>&1 || [ $n -ge 10 ]; do sleep 0.5; n=$((n + 1)); done
-	[ $n -lt 10 ] && mark six answered=yes || mark six answered=no
+	until busybox ping -6 -c 1 -W 2 fec0::2 >/dev/null 2>&1 || [ $n -ge 60 ]; do sleep 0.5; n=$((n + 1)); done
+	[ $n -lt 60 ] && mark six answered=yes || mark six answered=no
 }
 card() { load virtio_pci; load virtio_net; busybox ip link set eth0 up; }
 extra() { for m in $1; do [ -d /sys/module/$m ] || insmod /extra/$m.ko; done; }
@@ -271,7 +271,7 @@ def user(lab):
         time.sleep(0.2)
     forwarded = os.urandom(3 * MEGA + 1)
     time.sleep(1)  # a forward accepts at once, whether the guest listens or not
-    for _ in range(20):
+    for _ in range(200):
         try:
             c = dial(port, 30)
             c.sendall(forwarded)
@@ -334,9 +334,9 @@ def exchanged(s, data, answer):
 def cable(lab):
     """user mode: a cable pulled out by nestbox net is seen by the guest and put back; a back-end that dies takes the link down and nothing else"""
     state = os.path.join(lab.work, "state")
-    ask = lambda *a: subprocess.run([lab.nestbox, "--state", state, "net", "vm", *a], capture_output=True, text=True, timeout=30)
+    ask = lambda *a: subprocess.run([lab.nestbox, "--state", state, "net", "vm", *a], capture_output=True, text=True, timeout=120)
     vm = lab.start("""card; lease eth0
-link() { n=0; until [ "$(cat /sys/class/net/eth0/carrier)" = $1 ] || [ $n -ge 300 ]; do sleep 0.1; n=$((n + 1)); done; mark "$2" "carrier=$(cat /sys/class/net/eth0/carrier)"; }
+link() { n=0; until [ "$(cat /sys/class/net/eth0/carrier)" = $1 ] || [ $n -ge 1200 ]; do sleep 0.1; n=$((n + 1)); done; mark "$2" "carrier=$(cat /sys/class/net/eth0/carrier)"; }
 link 0 out; link 1 in; pings 10.0.2.2; link 0 dead
 """, "--net", "user", "--name", "vm", state=state)
     lab.check(vm.wait_event("dhcp") is not None, "the guest came as far as DHCP")
@@ -361,9 +361,9 @@ link 0 out; link 1 in; pings 10.0.2.2; link 0 dead
 def pair(lab, net_a, net_b, check=None, args_b=()):
     """Two machines, traffic both ways between them."""
     address = "busybox ip addr add 10.9.0.{}/24 dev eth0;"
-    a = lab.start(f"card; {address.format(1)} blasts serve 7; waits_for 10.9.0.2; sleep 1; blasts send 10.9.0.2 8 16000007 4; sleep 1\n", "--net", net_a)
+    a = lab.start(f"card; {address.format(1)} blasts serve 7; waits_for 10.9.0.2; blasts send 10.9.0.2 8 16000007 4\n", "--net", net_a)
     time.sleep(0.5)
-    b = lab.start(f"card; {address.format(2)} waits_for 10.9.0.1; pings 10.9.0.1; sleep 1; blasts send 10.9.0.1 7 16000001 3; blasts serve 8\n",
+    b = lab.start(f"card; {address.format(2)} waits_for 10.9.0.1; pings 10.9.0.1; blasts send 10.9.0.1 7 16000001 3; blasts serve 8\n",
                   "--net", net_b, *args_b)
     a.end()
     b.end()
@@ -379,16 +379,12 @@ def switch(lab):
     path = os.path.join(lab.work, "switch")
     a, b = pair(lab, f"switch,path={path},mac=02:00:00:00:09:01", f"switch,path={path}", args_b=("--cpus", "2"))
     lab.check(a.stat("in_frames") < 16000001 / 1448, "large frames cross the switch whole")
-    for _ in range(50):
-        if not os.path.exists(path):
-            break
-        time.sleep(0.2)
-    lab.check(not os.path.exists(path), "the switch has ended and its socket is gone")
+    lab.check(soon(lambda: not os.path.exists(path)), "the switch has ended and its socket is gone")
 
 
 def saved(lab):
     """switch: a transfer goes on, every byte right, across a checkpoint, a save and a start of the machine that sends"""
-    path, state, size = os.path.join(lab.work, "switch"), os.path.join(lab.work, "state"), 500 * MEGA + 1
+    path, state, size = os.path.join(lab.work, "switch"), os.path.join(lab.work, "state"), 1000 * MEGA + 1
     nestbox = lambda *a, **k: subprocess.run([lab.nestbox, "--state", state, *a], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120, **k)
     done = lambda r: r.returncode == 0 or print(r.args, r.stdout, r.stderr)
     b = lab.start("card; busybox ip addr add 10.9.0.2/24 dev eth0; blasts serve 7\n", "--net", f"switch,path={path}")
@@ -396,10 +392,7 @@ def saved(lab):
     options = lab.options(f"card; busybox ip addr add 10.9.0.1/24 dev eth0; waits_for 10.9.0.2; blasts send 10.9.0.2 7 {size} 3; sleep 100\n", "small.cpio", "256M", None)
     lab.check(done(nestbox("create", "a", *options, "--net", f"switch,path={path}")) and done(nestbox("start", "a")), "a machine that stays is created and started")
     sent = lambda: json.loads(nestbox("net", "a", "--json").stdout or "{}").get("nets", [{}])[0].get("out_bytes", 0)
-    for _ in range(600):
-        if sent() > 30 * MEGA:
-            break
-        time.sleep(0.05)
+    soon(lambda: sent() > 30 * MEGA)
     lab.check(done(nestbox("checkpoint", "a", "create", "c")), "a checkpoint is made in mid-transfer")
     before = sent()
     lab.check(done(nestbox("save", "a")), f"the machine is saved after {before} bytes")
@@ -408,7 +401,7 @@ def saved(lab):
     b.end()
     got = [t.split("kind=received ")[1] for _, e, t in b.events if e == "blast" and f"kind=received bytes={size} " in t]
     console = ""
-    for _ in range(100):
+    for _ in range(600):
         console = nestbox("console", "a", "--dump").stdout or console
         if "event=blast" in console:
             break
@@ -443,7 +436,7 @@ def soon(condition, seconds=150):
     while not condition():
         if time.monotonic() > end:
             return False
-        time.sleep(0.2)
+        time.sleep(0.05)
     return True
 
 
@@ -485,11 +478,10 @@ def same_mac(lab):
     """switch: a second machine with the same MAC is refused in one line, status 2"""
     path = os.path.join(lab.work, "switch")
     net = f"switch,path={path},mac=02:00:00:00:09:09"
-    a = lab.start("card; sleep 8\n", "--net", net)
-    a.wait_event("userland")
-    r = subprocess.run([lab.nestbox, "run", "--kernel", f"{IMAGES}/vmlinuz", "--serial", "null", "--net", net], capture_output=True, text=True, timeout=60)
+    a = lab.start("card; mark plugged in=1; sleep 1000\n", "--net", net)
+    lab.check(a.wait_event("plugged") is not None, "the first machine is there")
+    r = subprocess.run([lab.nestbox, "run", "--kernel", f"{IMAGES}/vmlinuz", "--serial", "null", "--net", net], capture_output=True, text=True, timeout=120)
     lab.check(r.returncode == 2 and len(r.stderr.splitlines()) == 1 and "02:00:00:00:09:09" in r.stderr and "mac=" in r.stderr, f"refused: {r.stderr!r}")
-    a.end()
 
 
 L1 = r"""
