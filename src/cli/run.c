@@ -4,6 +4,7 @@
 #include "cli/cli.h"
 #include "cli/registry.h"
 #include "ctl/ctl.h"
+#include "host/disk.h"
 #include "host/loop.h"
 #include "host/sandbox.h"
 #include "host/term.h"
@@ -206,6 +207,29 @@ static int keep_to_folder(struct vm *vm)
 	return err;
 }
 
+static void disks_wait(struct vm *vm, bool on)
+{
+	for (unsigned i = 0; i < vm->cfg.ndisks; i++)
+		if (board_disk(vm, i))
+			disk_wait(board_disk(vm, i), on);
+}
+
+/* The vCPUs run. Saved state is past from the moment its file has gone, and not before: until then no disk has changed, so that whoever is killed meanwhile
+ * has the same state to start from, and afterwards a machine that has run. */
+static bool begin_running(struct vm *vm)
+{
+	bool saved = vm->cfg.folder != NULL; /* or might be */
+	if (saved)
+		disks_wait(vm, true);
+	bool ok = !vm_start(vm);
+	int err = ok && saved ? store_resumed(vm->cfg.folder) : 0;
+	if (err)
+		log_error("\"%s/saved\": cannot be removed: %s; the machine does not go on, and its saved state stays", vm->cfg.folder, strerror(-err));
+	if (saved && !err)
+		disks_wait(vm, false);
+	return ok && !err;
+}
+
 /* From power-on to the end; the process's status. */
 static int run_machine(struct vm *vm, struct ctl **ctl, struct rundir *r, void (*started)(void *), void *opaque)
 {
@@ -214,8 +238,8 @@ static int run_machine(struct vm *vm, struct ctl **ctl, struct rundir *r, void (
 	if (ok && vm->cfg.serial == VM_SERIAL_STDIO)
 		host_term_raw();
 	if (ok && vm->cfg.folder)
-		ok = !keep_to_folder(vm) && !store_resumed(vm->cfg.folder);
-	if (ok && !host_sandbox_enter(vm->promises) && !vm_start(vm)) {
+		ok = !keep_to_folder(vm);
+	if (ok && !host_sandbox_enter(vm->promises) && begin_running(vm)) {
 		if (started)
 			started(opaque);
 		if (vm->cfg.folder)

@@ -94,7 +94,8 @@ void vm_now(const char *state_dir, const char *name, const char *id, struct vm_n
 		snprintf(now->reason, sizeof now->reason, "it is starting or ending, or is too busy to answer");
 	} else {
 		explain_off(state_dir, id, start, end, now);
-		if (id && !strcmp(now->state, "off") && !reg_path(state_dir, id, REG_SAVED_STATE, path, sizeof path) && !access(path, F_OK))
+		/* The file goes once a machine that goes on from it runs: killed before, it is as it was. */
+		if (id && !reg_path(state_dir, id, REG_SAVED_STATE, path, sizeof path) && !access(path, F_OK))
 			now->state = "saved";
 	}
 	json_decref(start);

@@ -192,7 +192,7 @@ static void *worker(void *opaque)
 	free(opaque);
 	pthread_mutex_lock(&d->lock);
 	for (;;) {
-		r = list_take(&d->queue);
+		r = d->waits ? NULL : list_take(&d->queue);
 		if (!r && d->stop)
 			break;
 		if (!r) {
@@ -308,6 +308,14 @@ void disk_submit(struct disk *d, struct disk_request *r)
 	pthread_mutex_unlock(&d->lock);
 }
 
+void disk_wait(struct disk *d, bool on)
+{
+	pthread_mutex_lock(&d->lock);
+	__atomic_store_n(&d->waits, on, __ATOMIC_RELEASE);
+	pthread_cond_broadcast(&d->work);
+	pthread_mutex_unlock(&d->lock);
+}
+
 /* Limits by bench/blk: about 0.1 ms in the caller's locks, and a worker costs more than it saves. Errors are for the worker that does it again. */
 bool disk_at_once(struct disk *d, struct disk_request *r)
 {
@@ -318,7 +326,7 @@ bool disk_at_once(struct disk *d, struct disk_request *r)
 		struct disk_at_once *counted;
 	} way[] = { [DISK_READ] = { ops->read_at_once, 1 << 20, &d->read_at_once }, [DISK_WRITE] = { ops->write_at_once, 64 << 10, &d->written_at_once } };
 
-	if (r->op >= array_len(way) || !way[r->op].fn || r->len == 0 || r->len > way[r->op].most || r->niov > DISK_MAX_IOV || r->fua || !request_ok(d, r) ||
+	if (__atomic_load_n(&d->waits, __ATOMIC_ACQUIRE) || r->op >= array_len(way) || !way[r->op].fn || r->len == 0 || r->len > way[r->op].most || r->niov > DISK_MAX_IOV || r->fua || !request_ok(d, r) ||
 	    (r->op == DISK_WRITE && d->top->read_only))
 		return false;
 	if (way[r->op].fn(d->top, r->iov, r->niov, r->at, r->len))

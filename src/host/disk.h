@@ -88,6 +88,9 @@ void disk_retry(struct disk *d);
 /* How many of the requests of owner are held. */
 unsigned disk_held(struct disk *d, void *owner);
 
+/* While on, no request begins, whatever the guest submits. Any thread. */
+void disk_wait(struct disk *d, bool on);
+
 /* ---- checkpoints. Only while nothing is in flight (after dev_list_quiesce, vCPUs paused). ---- */
 /* Flushes, then all further writes go to a new overlay in fd (an empty file, opened for reading and writing; taken over). What is
  * below stays as it is from now on. 0 or -errno with one log line; then nothing has changed. */

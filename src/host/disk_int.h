@@ -19,6 +19,7 @@ struct disk {
 	struct disk_list queue, held; /* lock, as all below but where another rule stands */
 	unsigned idle;               /* workers that wait */
 	bool stop, paused;
+	bool waits;                  /* atomic, changed under lock: disk_wait */
 	bool complained;             /* atomic */
 	pthread_t thread[DISK_WORKERS];
 	unsigned nthreads;           /* fixed after the start, as the next two */

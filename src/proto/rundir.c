@@ -1,4 +1,5 @@
 #include "proto/rundir.h"
+#include "base/log.h"
 #include "host/time.h"
 
 #include <ctype.h>
@@ -79,6 +80,15 @@ static int lock(int dir_fd)
 	}
 }
 
+/* Whose it is: `status` is of an earlier process until this one has written its own. */
+static void sign(int lock_fd)
+{
+	char text[16];
+	int n = snprintf(text, sizeof text, "%d\n", (int)getpid());
+	if (ftruncate(lock_fd, 0) || pwrite(lock_fd, text, (size_t)n, 0) != n)
+		log_debug("a lock file that says nothing: %s", strerror(errno));
+}
+
 int rundir_claim(struct rundir *r, const char *state_dir, const char *name)
 {
 	char path[PATH_MAX];
@@ -96,8 +106,10 @@ int rundir_claim(struct rundir *r, const char *state_dir, const char *name)
 		r->dir_fd = -1;
 		err = 0;
 	}
-	if (r->lock_fd >= 0)
+	if (r->lock_fd >= 0) {
+		sign(r->lock_fd);
 		return 0;
+	}
 	rundir_close(r);
 	return err < 0 ? err : -EAGAIN;
 }
@@ -204,13 +216,15 @@ void rundir_close(struct rundir *r)
 }
 
 /* ---- from outside ---- */
-static bool locked(int dir_fd)
+static bool locked(int dir_fd, pid_t *owner)
 {
+	char text[16] = "";
 	struct flock f = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
 	int fd = openat(dir_fd, "lock", O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		return false;
 	bool yes = !fcntl(fd, F_OFD_GETLK, &f) && f.l_type != F_UNLCK;
+	*owner = pread(fd, text, sizeof text - 1, 0) > 0 ? atoi(text) : 0;
 	close(fd);
 	return yes;
 }
@@ -238,6 +252,21 @@ static void read_status(int dir_fd, json_t **start, json_t **end)
 	free(buf);
 }
 
+/* The process that holds the lock has written `status`: it is the one that has signed the lock file, if it has done so yet, and it lives. */
+static bool wrote_it(pid_t pid, pid_t owner)
+{
+	char path[64], stat[512] = "";
+	if (owner && owner != pid)
+		return false;
+	snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? 0 : read(fd, stat, sizeof stat - 1);
+	if (fd >= 0)
+		close(fd);
+	const char *state = n > 0 ? strrchr(stat, ')') : NULL; /* "PID (NAME) STATE ..." */
+	return fd < 0 ? errno != ENOENT || !kill(pid, 0) : !state || state[1] != ' ' || state[2] != 'Z';
+}
+
 bool rundir_alive(const char *state_dir, const char *name, json_t **start, json_t **end)
 {
 	if (start)
@@ -247,9 +276,14 @@ bool rundir_alive(const char *state_dir, const char *name, json_t **start, json_
 	int dir_fd = rundir_open(state_dir, name);
 	if (dir_fd < 0)
 		return false;
-	bool alive = locked(dir_fd);
+	pid_t owner = 0;
+	bool alive = locked(dir_fd, &owner);
 	if (start || end)
 		read_status(dir_fd, start, end);
+	if (start && *start && alive && !wrote_it((pid_t)json_integer_value(json_object_get(*start, "pid")), owner)) {
+		json_decref(*start);
+		*start = NULL;
+	}
 	close(dir_fd);
 	return alive;
 }

@@ -34,7 +34,8 @@ void rundir_ended(struct rundir *r, json_t *end);
 void rundir_catch_crashes(struct rundir *r);
 void rundir_close(struct rundir *r);
 
-/* Others: is a VM process alive there? *start, *end: what `status` holds, NULL if nothing (caller owns them); either pointer may be NULL. */
+/* Others: is a VM process alive there? *start, *end: what `status` holds, NULL if nothing (caller owns them; a
+ * process that has just begun has not said how it was started yet); either pointer may be NULL. */
 bool rundir_alive(const char *state_dir, const char *name, json_t **start, json_t **end);
 /* The folder's descriptor, -errno. */
 int rundir_open(const char *state_dir, const char *name);
