@@ -89,6 +89,9 @@ void ahci_finish_data(struct ahci_cmd *c, const void *buf, u32 n);
 /* Reads or writes [at, at + left) of the disk through the command's memory, then ends it. */
 void ahci_transfer(struct ahci_cmd *c, bool write, u64 at, u64 bytes);
 /* A flush, discard, ...: one request without data. */
+/* Discards the ranges in c->buf, as the ATA command has them: `left` bytes of them, from offset `at` on. Their values are good. */
+enum { TRIM_RANGE_BYTES = 8 };
+void ahci_trim(struct ahci_cmd *c);
 void ahci_request(struct ahci_cmd *c, enum disk_op op, u64 at, u64 bytes);
 
 /* ---- ata.c, atapi.c: what the devices do ---- */

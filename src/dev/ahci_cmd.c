@@ -217,6 +217,10 @@ static void chunk_done(struct ahci_cmd *c)
 		finish_failed(c);
 		return;
 	}
+	if (c->rq.op == DISK_DISCARD) {
+		ahci_trim(c);
+		return;
+	}
 	if (c->rq.op == DISK_READ && ahci_to_guest(c, c->buf, c->buf_len) < c->buf_len) {
 		regs(c->port)->is |= PORT_IS_OFS; /* the guest's memory is too small for what it asked */
 		c->left = c->buf_len;
@@ -282,6 +286,22 @@ void ahci_request(struct ahci_cmd *c, enum disk_op op, u64 at, u64 bytes)
 	c->left = c->buf_len = 0;
 	c->rq = (struct disk_request){ .op = op, .at = at, .len = bytes };
 	submit(c);
+}
+
+void ahci_trim(struct ahci_cmd *c)
+{
+	while (c->left) {
+		u64 e = load_le(c->buf + c->at, TRIM_RANGE_BYTES), sectors = e >> 48;
+
+		c->at += TRIM_RANGE_BYTES;
+		c->left -= TRIM_RANGE_BYTES;
+		if (sectors) {
+			c->rq = (struct disk_request){ .op = DISK_DISCARD, .at = (e & low_mask(48)) * DISK_SECTOR, .len = sectors * DISK_SECTOR };
+			submit(c);
+			return;
+		}
+	}
+	ahci_finish(c, ATA_OK, 0);
 }
 
 static unsigned held_by_disks(const struct ahci *a)

@@ -1,8 +1,9 @@
 /* An ATA disk: ATA8-ACS commands, a row each. 512-byte sectors, 48-bit addresses, queueing, trim. */
 #include "dev/ahci.h"
+#include <stdlib.h>
 
 enum { ARG_28, ARG_48, ARG_NCQ };
-enum { TRIM_RANGE_BYTES = 8, TRIM_MAX_BLOCKS = 8 };
+enum { TRIM_MAX_BLOCKS = 8 };
 
 static u64 lba28(const u8 *f) { return f[4] | (u64)f[5] << 8 | (u64)f[6] << 16 | (u64)(f[7] & 15) << 24; }
 static u64 lba48(const u8 *f) { return f[4] | (u64)f[5] << 8 | (u64)f[6] << 16 | (u64)f[8] << 24 | (u64)f[9] << 32 | (u64)f[10] << 40; }
@@ -73,32 +74,29 @@ static void do_power_mode(struct ahci_cmd *c, unsigned kind)
 	ahci_finish(c, ATA_OK, 0);
 }
 
-/* DATA SET MANAGEMENT with TRIM: entries of 48 bits of address and 16 of count. Only the first range is discarded: it is a hint. */
+/* DATA SET MANAGEMENT with TRIM: entries of 48 bits of address and 16 of count. Nothing is discarded unless all are good. */
 static void do_trim(struct ahci_cmd *c, unsigned kind)
 {
-	u8 block[512 * TRIM_MAX_BLOCKS] = { 0 };
 	u64 blocks = count_of(c->fis, ARG_48), sectors = disk_size(c->port->disk) / DISK_SECTOR;
 
 	c->write = true;
-	if (!(c->fis[3] & 1) || disk_read_only(c->port->disk) || blocks > TRIM_MAX_BLOCKS ||
-	    ahci_from_guest(c, block, (u32)blocks * 512) < blocks * 512) {
+	c->buf = malloc(512 * TRIM_MAX_BLOCKS);
+	if (!c->buf || !(c->fis[3] & 1) || disk_read_only(c->port->disk) || blocks > TRIM_MAX_BLOCKS ||
+	    ahci_from_guest(c, c->buf, (u32)blocks * 512) < blocks * 512) {
 		abort_command(c);
 		return;
 	}
 	for (u64 i = 0; i < blocks * 512 / TRIM_RANGE_BYTES; i++) {
-		u64 e = load_le(block + i * TRIM_RANGE_BYTES, 8), lba = e & low_mask(48), n = e >> 48;
+		u64 e = load_le(c->buf + i * TRIM_RANGE_BYTES, 8), lba = e & low_mask(48), n = e >> 48;
 
 		if (lba > sectors || n > sectors - lba) {
 			ahci_finish(c, ATA_FAILED, ATA_IDNF);
 			return;
 		}
 	}
-	u64 first = load_le(block, 8);
-
-	if (first >> 48)
-		ahci_request(c, DISK_DISCARD, (first & low_mask(48)) * DISK_SECTOR, (first >> 48) * DISK_SECTOR);
-	else
-		ahci_finish(c, ATA_OK, 0);
+	c->at = 0;
+	c->left = blocks * 512;
+	ahci_trim(c);
 }
 
 /* The log page of queued commands' errors, "Log page 10h". */

@@ -193,6 +193,35 @@ static void a_list_that_is_no_memory_is_a_host_bus_error(void **state)
 	rig_check_save_load(r);
 }
 
+static void trim_discards_every_range_or_none(void **state)
+{
+	u8 ones[512], in[512], list[512] = { 0 }, zeros[512] = { 0 };
+	struct disk_counters k;
+
+	memset(ones, 0xff, sizeof ones);
+	for (unsigned s = 0; s < 64; s++)
+		assert_int_equal(rig_disk_do(disk, DISK_WRITE, s * 512, ones, 512), 0);
+	store_le(list, 8 | (u64)8 << 48, 8);
+	store_le(list + 16, 40 | (u64)24 << 48, 8); /* after an empty one */
+	mem_write(&r->mem, gpa(DATA), list, sizeof list);
+	prepare(0, 0, 0x06, 0, 1, 512, true);
+	mem_write_le(&r->mem, gpa(TABLE + 3), 1, 1);
+	go(0, 1);
+	assert_int_equal(port_get(0, P_TFD) & 0xff, 0x50);
+	disk_get_counters(disk, &k);
+	assert_int_equal(k.discards, 2);
+	for (unsigned s = 0; s < 64; s++) {
+		assert_int_equal(rig_disk_do(disk, DISK_READ, s * 512, in, 512), 0);
+		assert_memory_equal(in, (s >= 8 && s < 16) || s >= 40 ? zeros : ones, 512);
+	}
+	store_le(list + 24, 60 | (u64)5 << 48, 8); /* beyond the end */
+	mem_write(&r->mem, gpa(DATA), list, sizeof list);
+	go(0, 1);
+	assert_int_equal(port_get(0, P_TFD) & 0xff, 0x41);
+	disk_get_counters(disk, &k);
+	assert_int_equal(k.discards, 2);
+}
+
 /* As Linux does: IS is cleared last; what came meanwhile, or was left, is told by another message. */
 static void with_msi_each_event_is_a_message_and_the_pin_is_silent(void **state)
 {
@@ -240,7 +269,7 @@ int main(void)
 		T(the_ports_show_what_is_plugged_in), T(identify_tells_size_and_serial), T(written_sectors_read_back_and_interrupt),
 		T(queued_commands_end_in_any_order_with_set_device_bits), T(beyond_the_end_is_an_error_that_stops_the_port_until_it_is_restarted),
 		T(unknown_commands_are_aborted), T(a_reset_brings_the_signature_back), T(a_disc_is_read_by_packets),
-		T(a_list_that_is_no_memory_is_a_host_bus_error), T(with_msi_each_event_is_a_message_and_the_pin_is_silent),
+		T(a_list_that_is_no_memory_is_a_host_bus_error), T(trim_discards_every_range_or_none), T(with_msi_each_event_is_a_message_and_the_pin_is_silent),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
