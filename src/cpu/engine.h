@@ -32,6 +32,7 @@ struct engine_ops {
 extern const struct engine_ops interp_engine, jit_engine, lockstep_engine;
 /* Entries into a block before it is translated; tests set 0. */
 extern unsigned jit_hot;
+extern unsigned jit_wary; /* how much more of what is often made anew, as a power of two */
 extern unsigned jit_splits; /* how soon a block is translated twice, see jit/engine.c */
 extern unsigned jit_slice, jit_samples; /* how soon a loop is watched, see jit/engine.c */
 

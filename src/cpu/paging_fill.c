@@ -65,7 +65,7 @@ static bool nested_page(struct cpu *c, u64 la, u32 acc, const struct walk *w, u6
 }
 
 /* ---- pages that are likely to be next ---- */
-#define AHEAD 8 /* entries */
+#define AHEAD 16 /* entries */
 
 /* Misses go up page by page. */
 static bool in_sequence(struct tlb *t, u64 page)
@@ -86,12 +86,12 @@ static void fill_ahead(struct cpu *c, u64 la, const struct walk *w)
 	const struct walk_step *leaf = &w->step[w->n - 1];
 	u64 high = low_mask(52) & ~low_mask(cpu_maxphyaddr(c)), address = low_mask(52) & PAGE_MASK;
 	u32 rights = paging_rights(c, w);
+	struct walk there = *w;
 	if (leaf->level || w->esize != 8 || !leaf->host)
 		return;
 	for (unsigned k = 1; k <= AHEAD && (leaf->at & 0xfff) + 8 * k < PAGE_SIZE; k++) {
 		u64 pte = host_load((const u8 *)leaf->host + 8 * k, 8), at = pte & address, next = la + k * PAGE_SIZE;
 		u32 perm = pte & PTE_D ? rights : rights & ~(TLB_W_ALL << TLB_OK_SHIFT);
-		struct walk there = *w;
 		if (((pte ^ leaf->value) & ~(address | PTE_D)) || (pte & high))
 			return;
 		if (mmu_recall(c, next, 0))
@@ -99,7 +99,7 @@ static void fill_ahead(struct cpu *c, u64 la, const struct walk *w)
 		there.gpa = at;
 		if (paging_nested(c) && !nested_page(c, next, ACC_R | ACC_PROBE, &there, &at, &perm))
 			return;
-		tlb_insert(c, next, at & PAGE_MASK, perm);
+		tlb_insert(c, next, at & PAGE_MASK, perm | TLB_PASSING);
 	}
 }
 
@@ -129,6 +129,7 @@ static enum walk_end fill_once(struct cpu *c, u64 la, u32 acc, unsigned cls, str
 		struct event saved = c->fault;
 		fill_ahead(c, la & PAGE_MASK, &w);
 		c->fault = saved;
+		perm |= TLB_PASSING;
 	}
 	*e = tlb_insert(c, la, at & PAGE_MASK, perm);
 	return WALK_OK;

@@ -76,7 +76,8 @@ void jit_cache_flush(struct cpu *c)
 		b->heat = 0;
 		b->insn[0].fn = jit_h_count;
 	}
-	j->all = j->regions = NULL;
+	j->all = NULL;
+	memset(j->many, 0, sizeof j->many);
 	j->path.on = false;
 	j->next = j->first;
 	j->sites = j->arena_end;
@@ -118,6 +119,17 @@ static void unlink_out(struct jit *j, struct site *s)
 
 static void aim_at_stub(struct jit *j, const struct site *s) { as_aim(jit_host(j, s->link.at), jit_host(j, s->link.stub)); }
 
+static struct code **list_of(struct jit *j, const struct block *b) { return &j->many[b->frame[0] % MANY_LISTS]; }
+
+void jit_know_blocks(struct jit *j, struct code *k)
+{
+	struct code **list = list_of(j, k->block);
+	if (!k->nblocks)
+		return;
+	k->next_many = *list;
+	*list = k;
+}
+
 static void drop_code(struct jit *j, struct block *b)
 {
 	struct code *k = b->code;
@@ -135,11 +147,11 @@ static void drop_code(struct jit *j, struct block *b)
 	as_jmp(&a, j->gone);
 	k->block = NULL;
 	b->code = NULL;
-	struct code **p = &j->regions;
+	struct code **p = list_of(j, b);
 	while (k->nblocks && *p && *p != k)
-		p = &(*p)->next_region;
+		p = &(*p)->next_many;
 	if (k->nblocks && *p)
-		*p = k->next_region;
+		*p = k->next_many;
 }
 
 void jit_replace(struct cpu *c, struct block *b, struct code *k)
@@ -161,14 +173,14 @@ void jit_drop(struct cpu *c, struct block *b)
 	b->insn[0].fn = jit_h_count;
 }
 
-/* Regions that contain b. */
-static void drop_regions(struct cpu *c, const struct block *b)
+void jit_drop_containing(struct cpu *c, const struct block *b, bool splits)
 {
 	struct jit *j = jit_of(c);
-	for (struct code *k = j->regions, *next; k; k = next) {
-		next = k->next_region;
+	for (struct code *k = *list_of(j, b), *next; k && b->in_region; k = next) {
+		next = k->next_many;
 		for (unsigned n = 0; n < k->nblocks; n++)
 			if (k->blocks[n] == b && k->block != b) {
+				k->block->plain |= splits;
 				jit_drop(c, k->block);
 				break;
 			}
@@ -178,8 +190,7 @@ static void drop_regions(struct cpu *c, const struct block *b)
 static void killed(struct cpu *c, struct block *b)
 {
 	struct jit *j = jit_of(c);
-	if (b->in_region)
-		drop_regions(c, b);
+	jit_drop_containing(c, b, false);
 	j->path.on = false;
 	if (!b->code)
 		return;

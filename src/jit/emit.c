@@ -366,7 +366,13 @@ static bool e_setcc(struct tr *t, const struct insn *i)
 
 /* ---- stack ---- */
 static void push_probe(struct tr *t) { tr_access(t, &(struct address){ .base = GPR_RSP, .index = GPR_ZERO, .disp = -8 }, 8, true); }
-static void move_rsp(struct tr *t, i32 by) { as_lea(&t->a, 8, t->home[GPR_RSP], rm_mem(t->home[GPR_RSP], by)); }
+static void move_rsp(struct tr *t, i32 by)
+{
+	if (t->may_be_late)
+		t->rsp_late += by;
+	else
+		as_lea(&t->a, 8, t->home[GPR_RSP], rm_mem(t->home[GPR_RSP], by));
+}
 
 static bool e_push(struct tr *t, const struct insn *i)
 {

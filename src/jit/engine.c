@@ -12,6 +12,9 @@
 
 unsigned jit_hot = 12;
 
+/* Code that is often made anew must have run up to 1 << jit_wary times as often. */
+unsigned jit_wary = 8;
+
 /* Host code looks up from its work after so many instructions; a loop's head that is found so often is the head of a region. */
 unsigned jit_slice = 65536, jit_samples = 3;
 #define NEVER 255
@@ -120,8 +123,7 @@ enum step jit_h_enter(struct cpu *c, const struct insn *i)
 enum step jit_h_count(struct cpu *c, const struct insn *i)
 {
 	struct block *b = jit_of(c)->in.cur;
-	/* Code that is often made anew must have run more to be worth it. */
-	if (likely(++b->heat < jit_hot << min_u64(jit_of(c)->rewritten[b->frame[0]] / 8, 8)))
+	if (likely(++b->heat < jit_hot << min_u64(jit_of(c)->rewritten[b->frame[0]] / 8, jit_wary)))
 		return b->first(c, i);
 	if (jit_of(c)->inside) { /* translating may throw all code away, and some of it called us */
 		b->heat--;
@@ -251,7 +253,7 @@ static bool looped(struct cpu *c, struct block *b, struct site *s)
 	if ((i64)j->hot->left > 0)
 		return false;
 	j->stats.samples++;
-	if (b->samples == NEVER || ((struct code *)b->code)->nblocks)
+	if (b->samples == NEVER || ((struct code *)b->code)->loop)
 		return false;
 	if (++b->samples % jit_samples)
 		return false;
@@ -323,9 +325,11 @@ static u8 *on_split(struct cpu *c, struct site *s)
 		b->misses = 0;
 		b->misses_since = now;
 	}
-	if (++b->misses >= jit_splits && b->code && !s->split) {
+	if (++b->misses >= jit_splits && !s->split) {
 		b->plain = true;
-		jit_drop(c, b);
+		jit_drop_containing(c, b, true);
+		if (b->code)
+			jit_drop(c, b);
 	}
 	return s->split ? jit_host(j, s->split) : leave_to(c, s);
 }

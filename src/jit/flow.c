@@ -67,9 +67,16 @@ static void link_jump(struct tr *t, u8 *at, struct site *s)
 	tr_stub(t, at, s);
 }
 
+/* The flags are wherever they are. */
 void tr_goto(struct tr *t, i64 off)
 {
 	struct as *a = &t->a;
+	struct block *next = join_at(t, off, false);
+	if (next) {
+		join_block(t, next);
+		return;
+	}
+	tr_flags_save(t);
 	struct site *s = same_page(off) || backward(t, off) ? link_site(t, off) : NULL;
 	if (backward(t, off))
 		poll(t, s);
@@ -95,16 +102,22 @@ bool e_jcc(struct tr *t, const struct insn *i)
 	i64 to = target_of(t, i), next = t->b->off + i->disp;
 	if (i->opsize != 8 || !reaches(to))
 		return false;
-	tr_flags_save(t);
+	bool joined_to = join_at(t, to, false), joined = join_at(t, next, false) || joined_to;
+	if (!joined)
+		tr_flags_save(t);
 	tr_flags_host(t, tr_cond_reads(cond));
-	if (same_page(to) && !backward(t, to)) {
+	if (same_page(to) && !backward(t, to) && !joined) {
 		link_jump(t, as_jcc(&t->a, cond, t->a.p), link_site(t, to));
+		tr_goto(t, next);
 	} else {
-		u8 *over = as_jcc(&t->a, cond ^ 1, t->a.p);
-		tr_goto(t, to);
+		struct fork f;
+		fork_keep(t, &f);
+		u8 *over = as_jcc(&t->a, joined_to ? cond : cond ^ 1, t->a.p);
+		tr_goto(t, joined_to ? next : to);
 		as_aim(over, t->a.p);
+		fork_back(t, &f);
+		tr_goto(t, joined_to ? to : next);
 	}
-	tr_goto(t, next);
 	t->ended = true;
 	return true;
 }
@@ -139,12 +152,13 @@ bool e_jmp(struct tr *t, const struct insn *i)
 		return false;
 	if (i->aux8 == TO_REL && !reaches(target_of(t, i)))
 		return false;
-	tr_flags_save(t);
 	t->ended = true;
 	if (i->aux8 == TO_REL) {
 		tr_goto(t, target_of(t, i));
+		t->ended = true;
 		return true;
 	}
+	tr_flags_save(t);
 	if (!read_target(t, i))
 		return false;
 	lookup_or_resume(t);
@@ -198,10 +212,24 @@ static void call_direct(struct tr *t, const struct insn *i)
 	struct as *a = &t->a;
 	i64 to = target_of(t, i);
 	push_return(t, i);
+	struct block *callee = join_at(t, to, true);
 	struct site *s = same_page(to) || backward(t, to) ? link_site(t, to) : NULL;
 	if (backward(t, to))
 		poll(t, s);
 	remember_return(t);
+	if (callee) {
+		struct fork f;
+		u8 *at = a->p + 1;
+		fork_keep(t, &f);
+		as_call(a, a->p);
+		landing(t, i);
+		as_aim(at, a->p);
+		fork_back(t, &f);
+		t->moved[GPR_RSP] -= 8;
+		t->rc = rc_none(); /* it may name RSP; memory has the flags */
+		join_block(t, callee);
+		return;
+	}
 	if (same_page(to)) {
 		as_call(a, a->p);
 		link_jump(t, a->p - 4, s);
@@ -229,6 +257,7 @@ bool e_call(struct tr *t, const struct insn *i)
 	t->ended = true;
 	if (i->aux8 == TO_REL) {
 		call_direct(t, i);
+		t->ended = true;
 		return true;
 	}
 	if (!read_target(t, i))

@@ -8,7 +8,7 @@
 /* ---- following registers ---- */
 static void changed(struct tr *t, unsigned g)
 {
-	t->version[g]++;
+	t->version[g] = ++t->versions;
 	t->moved[g] = 0;
 }
 
@@ -43,7 +43,7 @@ void plan_follow(struct tr *t, const struct insn *i, u32 writes)
 
 void plan_forget(struct tr *t)
 {
-	t->epoch++;
+	t->epoch = ++t->epochs;
 	memset(t->in_host, NO_GROUP, sizeof t->in_host);
 }
 

@@ -81,9 +81,10 @@ struct code {
 	u8 *far, *near;   /* entries: S0 = rip; and from the same page */
 	u32 in;                 /* links that jump here: offset of the first */
 	u32 own;                /* our own links: offset of the first */
-	unsigned nblocks;       /* of a region; 0: a block */
+	unsigned nblocks;       /* of a region, or joined to a block */
 	struct block **blocks;
-	struct code *next_region;
+	struct code *next_many; /* in its list of struct jit */
+	bool loop;              /* a region */
 };
 
 /* ---- what host code touches, at the start of the arena ---- */
@@ -112,7 +113,8 @@ struct hot {
 #define REGION_BLOCKS 12
 struct path { struct block *head, *block[REGION_BLOCKS]; unsigned n; bool on; u64 page; };
 
-struct jit_stats { u64 regions, region_insns, samples, blocks, insns, helpers_built, bytes, flushes, entries, stays, misses, slow, splits, faults, jumps, jump_fills, helper_calls, links, killed, ns; };
+#define MANY_LISTS 256
+struct jit_stats { u64 joined, regions, region_insns, samples, blocks, insns, helpers_built, bytes, flushes, entries, stays, misses, slow, splits, faults, jumps, jump_fills, helper_calls, links, killed, ns; };
 
 struct jit {
 	struct interp in;       /* first: it is cpu->engine */
@@ -125,7 +127,8 @@ struct jit {
 	u32 jump_gen;           /* c->tlb->jump_gen when the host's stack was empty */
 	struct { u64 space, rsp, base; } stretch[RETURNS_DEPTH]; /* returns.c */
 	unsigned stretches;
-	struct code *all, *regions;
+	struct code *all;
+	struct code *many[MANY_LISTS]; /* made of several blocks, by frame */
 	struct path path;       /* being recorded */
 	u64 base;               /* icount = base - left */
 	/* What a site decided when it left host code: */
@@ -163,6 +166,10 @@ void jit_drop(struct cpu *c, struct block *b);
 /* k takes the place of the block's host code. */
 void jit_replace(struct cpu *c, struct block *b, struct code *k);
 void jit_link(struct cpu *c, struct site *s, struct block *to);
+/* k is made of more blocks than its own: it goes when one of them dies. */
+void jit_know_blocks(struct jit *j, struct code *k);
+/* Host code that contains b goes, b's own aside. splits: whose it is shall have a twin. */
+void jit_drop_containing(struct cpu *c, const struct block *b, bool splits);
 extern const struct interp_hooks jit_hooks;
 
 /* ---- thunks.c ---- */

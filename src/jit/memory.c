@@ -164,6 +164,15 @@ static void establish(struct tr *t, const struct access *x, const struct group *
 	t->aligned[g->host] = 0;
 }
 
+bool tr_access_is_free(const struct tr *t)
+{
+	const struct plan *p = t->plan;
+	if (!p || !p->made || t->naccess == MAX_ACCESSES || t->j->lockstep)
+		return false;
+	unsigned group = p->access[t->naccess].group;
+	return group != NO_GROUP && t->in_host[p->group[group].host] == group;
+}
+
 void tr_access(struct tr *t, const struct address *at, unsigned size, bool write)
 {
 	const struct access *x = note_access(t, at, size, write);

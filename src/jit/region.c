@@ -36,7 +36,7 @@ struct region {
 unsigned region_k(const struct tr *t)
 {
 	const struct region *r = t->region;
-	return r ? r->copy * r->insns + r->first + t->k : t->k;
+	return r ? r->copy * r->insns + r->first + t->k : t->first + t->k;
 }
 
 bool region_is_vex(const struct tr *t)
@@ -129,6 +129,7 @@ static void leave_loop(struct tr *t, unsigned cond, i64 off)
 
 static void end_of_block(struct tr *t, const struct insn *i, const struct block *next)
 {
+	tr_settle_rsp(t, NULL);
 	if (i->op == ZYDIS_MNEMONIC_JMP)
 		return;
 	unsigned cond = jit_rows[i->op].arg;
@@ -173,6 +174,7 @@ static bool round_of(struct tr *t)
 /* Rounds end with flags that survive what counts them. */
 static void settle_round(struct tr *t)
 {
+	tr_settle_rsp(t, NULL);
 	if (!t->mem && !t->rc.op)
 		tr_flags_save(t);
 	t->host = 0;
@@ -506,8 +508,8 @@ bool jit_translate_region(struct cpu *c)
 	keep_path(&w.t, &j->path);
 	tr_commit(&w.t);
 	jit_replace(c, head, w.t.code);
-	w.t.code->next_region = j->regions;
-	j->regions = w.t.code;
+	w.t.code->loop = true;
+	jit_know_blocks(j, w.t.code);
 	j->stats.regions++;
 	j->stats.region_insns += w.r.insns;
 	return true;

@@ -30,8 +30,8 @@ void jit_print_stats(const struct cpu *c, void *file)
 	const struct jit *j = jit_of(c);
 	const struct jit_stats *s = &j->stats;
 	FILE *out = file;
-	fprintf(out, "stats: jit vcpu=%u blocks=%llu insns=%llu handlers=%llu code_kib=%llu arena_kib=%llu flushes=%llu killed=%llu translate_ms=%llu.%llu\n", c->index,
-		(unsigned long long)s->blocks, (unsigned long long)s->insns, (unsigned long long)s->helpers_built, (unsigned long long)s->bytes / 1024,
+	fprintf(out, "stats: jit vcpu=%u blocks=%llu joined=%llu insns=%llu handlers=%llu code_kib=%llu arena_kib=%llu flushes=%llu killed=%llu translate_ms=%llu.%llu\n", c->index,
+		(unsigned long long)s->blocks, (unsigned long long)s->joined, (unsigned long long)s->insns, (unsigned long long)s->helpers_built, (unsigned long long)s->bytes / 1024,
 		(unsigned long long)((j->next - j->first) + (j->arena_end - j->sites)) / 1024, (unsigned long long)s->flushes,
 		(unsigned long long)s->killed, (unsigned long long)(s->ns / 1000000), (unsigned long long)(s->ns / 100000 % 10));
 	fprintf(out, "stats: jit vcpu=%u entries=%llu stays=%llu misses=%llu slow=%llu splits=%llu faults=%llu jumps=%llu jump_fills=%llu handler_calls=%llu links=%llu\n", c->index,

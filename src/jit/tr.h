@@ -47,7 +47,7 @@ extern const struct row jit_rows[ZYDIS_MNEMONIC_MAX_VALUE + 1];
 struct place { PLACE };
 
 #define MAX_HOSTS 3
-#define MAX_STUBS 640
+#define MAX_STUBS 1024
 /* at: displacement of the jump that leads here. The rest is for regions. */
 struct stub {
 	u8 *at;
@@ -57,10 +57,21 @@ struct stub {
 	u8 copy, part, in_host[MAX_HOSTS];
 };
 struct region;
+/* Blocks translated together with one that leads to them: join.c. */
+#define JOIN_BLOCKS 8
+#define JOIN_INSNS 56 /* in all, with the block's own */
+#define JOIN_DEPTH 5
+struct joins {
+	bool on;
+	struct block *block[JOIN_BLOCKS]; /* each place where one is: the same may be here twice */
+	u8 first[JOIN_BLOCKS];            /* number of its first instruction */
+	u8 n, insns, depth;
+	struct block *path[JOIN_DEPTH + 1]; /* that led here, the block itself first */
+};
 /* A block's translation without groups, for where a group splits: twin.c. */
 struct twin {
-	u8 *at[BLOCK_MAX_INSNS + 2]; /* host code of each instruction with a stub, and where things are there */
-	struct place place[BLOCK_MAX_INSNS + 2];
+	u8 *at[JOIN_INSNS + BLOCK_MAX_INSNS + 2]; /* host code of each instruction with a stub, and where things are there */
+	struct place place[JOIN_INSNS + BLOCK_MAX_INSNS + 2];
 	bool slow;              /* being made; else it is complete */
 	bool odd;               /* the two disagree */
 };
@@ -75,9 +86,11 @@ struct tr {
 	unsigned k;             /* slot of the instruction */
 	u8 *start;              /* its host code: where a miss tries again */
 	const u8 *live;         /* flags needed after instruction k */
-	u8 live_[BLOCK_MAX_INSNS + 2];
+	u8 live_[JOIN_INSNS + BLOCK_MAX_INSNS + 2];
 	struct region *region;  /* NULL: a block */
 	struct twin *twin;      /* or NULL */
+	struct joins join;
+	unsigned first;         /* number of b's first instruction */
 	union {
 		struct place now;
 		struct { PLACE }; /* the same */
@@ -87,9 +100,11 @@ struct tr {
 	u16 uses[16];           /* of guest registers by name */
 	u8 home[16];            /* host register of each guest register, or NO_HOME */
 	struct rm m;            /* where tr_access() put its operand */
+	i32 rsp_late;           /* what PUSH and POP have yet to add to RSP's home: nothing can leave since the first of them */
+	bool may_be_late;       /* this one is such a PUSH or POP */
 	struct plan *plan;
 	unsigned naccess;       /* accesses so far */
-	u16 version[18], epoch;
+	u16 version[18], epoch, versions, epochs; /* the latter two: how many there were */
 	i64 moved[18];          /* of base registers: constants added since version changed */
 	u8 in_host[MAX_HOSTS];  /* group whose host address is in plan->host[n], or NO_GROUP */
 	u8 aligned[MAX_HOSTS];  /* that address + aligned_at is a multiple of aligned + 1 */
@@ -98,7 +113,7 @@ struct tr {
 	u8 *cold;               /* sites are allocated downwards */
 	unsigned emitted, handlers;
 	u8 *hot_end;            /* stubs follow */
-	u8 *begin[BLOCK_MAX_INSNS + 2]; /* host code of each instruction, for traces */
+	u8 *begin[JOIN_INSNS + BLOCK_MAX_INSNS + 2]; /* host code of each instruction, for traces */
 	struct stub stubs[MAX_STUBS]; /* last: what is before it can be put back */
 };
 
@@ -139,9 +154,12 @@ u32 tr_writes(const struct insn *i);
 unsigned tr_find_live(const struct block *b, unsigned after, u8 *live);
 /* An empty translation of b, to go where code goes next. */
 void tr_start(struct cpu *c, struct block *b, struct tr *t, struct plan *plan);
+void tr_start_joined(struct cpu *c, struct block *b, struct tr *t, struct plan *plan); /* others may be joined to it */
 void tr_entries(struct tr *t); /* far, and near up to where it counts */
 void tr_one(struct tr *t, const struct insn *i, bool last);
+void tr_settle_rsp(struct tr *t, const struct insn *next); /* RSP's home is right again, unless next may go on being late; NULL: nothing may */
 void tr_body(struct tr *t);  /* a block's instructions and its end */
+void tr_insns(struct tr *t); /* the same, going on from where flags and registers are */
 void tr_block(struct tr *t); /* all of a block: entries, body, stubs */
 void tr_commit(struct tr *t);
 /* at: 32-bit displacement of a jump that shall lead to the site. */
@@ -157,8 +175,25 @@ unsigned region_k(const struct tr *t); /* number of the instruction, over all co
 /* ---- twin.c ---- */
 /* The block with groups, and without for what splits; or false: the two do not fit together. */
 bool twin_make(struct cpu *c, struct block *b, struct tr *t, struct plan *plan, struct twin *w);
-void twin_stub(struct tr *t, const struct stub *st); /* notes what a stub needs to know */
-void twin_put(struct tr *t, struct site *s);         /* in a group's stub, before it calls C */
+void twin_stub(struct tr *t, struct stub *st); /* notes what a stub needs to know */
+void twin_put(struct tr *t, const struct stub *st);         /* in a group's stub, before it calls C */
+
+/* ---- join.c ---- */
+/* Whether the block at page + off is translated here, instead of a jump to it; and that. call: after a CALL's push. */
+struct block *join_at(struct tr *t, i64 off, bool call);
+void join_block(struct tr *t, struct block *b);
+/* What is known at a place, to know it again on the other side of a branch. */
+struct fork {
+	struct place now;
+	u16 version[18], epoch;
+	i64 moved[18];
+	u8 in_host[MAX_HOSTS], aligned[MAX_HOSTS];
+	i32 aligned_at[MAX_HOSTS];
+};
+void fork_keep(const struct tr *t, struct fork *f);
+void fork_back(struct tr *t, const struct fork *f);
+/* The blocks are noted with the code, for when one of them dies. */
+void join_note(struct tr *t);
 
 /* ---- trace.c ---- */
 void tr_trace_region(const struct tr *t, const u8 *from);
@@ -172,6 +207,8 @@ bool tr_effective(struct tr *t, const struct insn *i, unsigned to);
 void tr_access(struct tr *t, const struct address *at, unsigned size, bool write);
 /* The same for the memory operand. False: an address form that is left to the handler. */
 bool tr_operand(struct tr *t, const struct insn *i, unsigned size, bool write);
+/* The next access is of a group whose host address is at hand: it cannot leave. */
+bool tr_access_is_free(const struct tr *t);
 /* For what does its own: S0 = linear address of the memory operand, changing flags only for FS and GS; S0: linear -> host address, or leave, changing S1 and flags. */
 bool tr_address(struct tr *t, const struct insn *i);
 void tr_probe(struct tr *t, unsigned size, bool write);

@@ -30,8 +30,8 @@ void tr_trace(const struct tr *t)
 	struct cpu *c = t->c;
 	u64 rip = c->arch.gpr[GPR_BLOCK_RIP];
 	const u8 *cold = t->hot_end;
-	trace_line(TRACE_JIT, "cpu%u block %016llx: %u instructions, %ld bytes and %ld of stubs", c->index, (unsigned long long)rip, t->b->n,
-		   (long)(cold - t->code->far), (long)(t->a.p - cold));
+	trace_line(TRACE_JIT, "cpu%u block %016llx: %u instructions, %ld bytes and %ld of stubs at host %p", c->index, (unsigned long long)rip, t->b->n,
+		   (long)(cold - t->code->far), (long)(t->a.p - cold), (void *)t->code->far);
 	host_code(t, t->code->far, t->begin[0]);
 	for (unsigned k = 0; k < t->b->n && t->begin[k]; k++) {
 		struct isa_insn in;
@@ -49,7 +49,7 @@ void tr_trace(const struct tr *t)
 
 void tr_trace_region(const struct tr *t, const u8 *from)
 {
-	trace_line(TRACE_JIT, "cpu%u region of %u blocks at page offset %03x: %ld bytes and %ld of stubs; SLOW, the entries with ENTRY, FAST:", t->c->index, t->j->path.n,
-		   t->code->block->off, (long)(t->hot_end - from), (long)(t->a.p - t->hot_end));
+	trace_line(TRACE_JIT, "cpu%u region of %u blocks at page offset %03x: %ld bytes and %ld of stubs; SLOW, the entries with ENTRY, FAST: at host %p", t->c->index, t->j->path.n,
+		   t->code->block->off, (long)(t->hot_end - from), (long)(t->a.p - t->hot_end), (const void *)from);
 	host_code(t, from, t->hot_end);
 }

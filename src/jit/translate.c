@@ -7,12 +7,13 @@
  */
 #include "jit/tr.h"
 #include "jit/vec.h"
+#include "interp/select.h"
 #include <stdlib.h>
 #include <time.h>
 
 const u8 jit_home[16] = { RAX, RCX, RDX, RBX, R8, RBP, RSI, RDI, NO_HOME, NO_HOME, NO_HOME, NO_HOME, R12, R13, R14, NO_HOME };
 
-#define CODE_ROOM 65536 /* no block needs more: twice 32 instructions of at most 300 bytes with their stubs, and sites */
+#define CODE_ROOM (160 * 1024) /* no block needs more: twice 88 instructions of at most 300 bytes with their stubs, and sites */
 
 /* ---- sites ---- */
 struct site *tr_site(struct tr *t, enum site_kind kind)
@@ -60,7 +61,7 @@ static void put_stubs(struct tr *t)
 		if (st->site->kind == SITE_LINK && st->site->link.at == jit_off(t->j, st->at))
 			st->site->link.stub = jit_off(t->j, a->p);
 		if (t->twin && st->site->group)
-			twin_put(t, st->site);
+			twin_put(t, st);
 		as_call(a, st->site->vec ? t->j->out_vec : t->j->out);
 		as32(a, (u32)((u8 *)st->site - a->p));
 	}
@@ -170,10 +171,29 @@ static void prepare_flags(struct tr *t, const struct insn *i, bool *lost)
 		tr_flags_save(t);
 }
 
+/* PUSH and POP that their emitters take, with one access and no other use of RSP. */
+static bool plain_stack(const struct insn *i)
+{
+	if (i->opsize != 8 || (i->flags & (INSN_MEM | INSN_LOCK)) || (!(i->flags & INSN_IMM) && i->dst == GPR_RSP))
+		return false;
+	return i->op == ZYDIS_MNEMONIC_PUSH ? i->aux8 <= 2 : i->op == ZYDIS_MNEMONIC_POP && !i->aux8 && i->src2 != SEL_MOV_SPECIAL;
+}
+
+/* A run of PUSH and POP within a group moves RSP once, behind the last. */
+void tr_settle_rsp(struct tr *t, const struct insn *i)
+{
+	t->may_be_late = i && plain_stack(i) && tr_access_is_free(t);
+	if (t->may_be_late || !t->rsp_late)
+		return;
+	as_lea(&t->a, 8, t->home[GPR_RSP], rm_mem(t->home[GPR_RSP], t->rsp_late));
+	t->rsp_late = 0;
+}
+
 void tr_one(struct tr *t, const struct insn *i, bool last)
 {
 	bool lost;
-	t->begin[t->k] = t->a.p;
+	tr_settle_rsp(t, i);
+	t->begin[t->first + t->k] = t->a.p;
 	prepare_flags(t, i, &lost);
 	if (jit_rows[i->op].how & H_ENDS)
 		tr_vec_flush(t);
@@ -210,22 +230,27 @@ void tr_entries(struct tr *t)
 
 static bool ends_by_itself(const struct block *b) { return b->slots == b->n; }
 
-void tr_body(struct tr *t)
+void tr_insns(struct tr *t)
 {
 	struct block *b = t->b;
-	t->mem = true;
-	tr_find_live(b, F_ALL, t->live_);
+	tr_find_live(b, F_ALL, t->live_ + t->first);
 	for (t->k = 0; t->k < b->n && !t->ended; t->k++) {
 		const struct insn *i = &b->insn[t->k];
 		tr_one(t, i, t->k + 1u == b->n && ends_by_itself(b));
 	}
 	if (!t->ended) {
 		t->k = b->n - 1;
+		tr_settle_rsp(t, NULL);
 		tr_vec_flush(t);
 		t->start = t->a.p;
-		tr_flags_save(t);
 		tr_goto(t, (i64)b->off + b->bytes);
 	}
+}
+
+void tr_body(struct tr *t)
+{
+	t->mem = true;
+	tr_insns(t);
 }
 
 void tr_block(struct tr *t)
@@ -282,12 +307,20 @@ void tr_commit(struct tr *t)
 	j->sites = t->cold;
 }
 
+void tr_start_joined(struct cpu *c, struct block *b, struct tr *t, struct plan *plan)
+{
+	tr_start(c, b, t, plan);
+	t->join.on = !t->j->lockstep; /* which wants stretches of one block */
+	t->join.path[0] = b;
+	t->join.insns = (u8)b->n;
+}
+
 /* Without groups, then with them if there are any, then with a twin if they have often split. */
 static void translate_block(struct cpu *c, struct block *b, struct tr *t, struct plan *plan)
 {
 	bool lockstep = jit_of(c)->lockstep, splits = b->plain || (!jit_splits && !lockstep);
 	struct twin w;
-	tr_start(c, b, t, plan);
+	tr_start_joined(c, b, t, plan);
 	tr_block(t);
 	plan->n = t->naccess;
 	if (!pays(t) || plan->n < 2 || (splits && lockstep))
@@ -296,10 +329,10 @@ static void translate_block(struct cpu *c, struct block *b, struct tr *t, struct
 	if (!plan->groups)
 		return;
 	if (!splits) {
-		tr_start(c, b, t, plan);
+		tr_start_joined(c, b, t, plan);
 		tr_block(t);
 	} else if (!twin_make(c, b, t, plan, &w)) {
-		tr_start(c, b, t, NULL);
+		tr_start_joined(c, b, t, NULL);
 		tr_block(t);
 		return;
 	}
@@ -314,9 +347,11 @@ bool jit_translate(struct cpu *c, struct block *b)
 	if (j->next + CODE_ROOM > j->sites)
 		jit_cache_flush(c);
 	u64 begin = now_ns();
-	struct tr t;
+	static _Thread_local struct tr t;
 	struct plan plan = { .host = { HOST }, .hosts = 1 };
 	translate_block(c, b, &t, &plan);
+	if (t.join.n)
+		join_note(&t);
 	bug_if(t.a.p > t.cold);
 	if (!pays(&t))
 		return false;
@@ -325,6 +360,8 @@ bool jit_translate(struct cpu *c, struct block *b)
 		tr_trace(&t);
 	tr_commit(&t);
 	b->code = t.code;
+	jit_know_blocks(j, t.code);
+	j->stats.joined += t.join.n;
 	j->stats.blocks++;
 	j->stats.insns += b->n;
 	j->stats.ns += now_ns() - begin;

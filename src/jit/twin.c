@@ -13,35 +13,37 @@ static bool same_place(const struct place *x, const struct place *y)
 	       x->vec_wide == y->vec_wide;
 }
 
-void twin_stub(struct tr *t, const struct stub *st)
+void twin_stub(struct tr *t, struct stub *st)
 {
 	struct twin *w = t->twin;
+	unsigned n = t->first + t->k;
+	st->insn = (u16)n;
 	if (w->slow) {
-		if (!w->at[t->k]) {
-			w->at[t->k] = t->start;
-			w->place[t->k] = t->now;
+		if (!w->at[n]) {
+			w->at[n] = t->start;
+			w->place[n] = t->now;
 		}
-	} else if (st->site->group && (!w->at[t->k] || !same_place(&w->place[t->k], &t->now))) {
+	} else if (st->site->group && (!w->at[n] || !same_place(&w->place[n], &t->now))) {
 		w->odd = true;
 	}
 }
 
-void twin_put(struct tr *t, struct site *s)
+void twin_put(struct tr *t, const struct stub *st)
 {
 	struct as *a = &t->a;
-	u8 *slow = t->twin->at[s->slot];
+	u8 *slow = t->twin->at[st->insn];
 	if (!slow) /* odd: this translation is thrown away */
 		return;
 	as_alu_imm(a, 0, OP_CMP, 8, rm_reg(HOST), 4095); /* offset in the page if the page was right */
 	as_aim(as_jcc(a, CC_BE, a->p), slow);
 	as_store(a, 8, rm_abs(&t->hot->keep[0]), HOST);
-	s->split = jit_off(t->j, slow);
+	st->site->split = jit_off(t->j, slow);
 }
 
 bool twin_make(struct cpu *c, struct block *b, struct tr *t, struct plan *plan, struct twin *w)
 {
 	memset(w, 0, sizeof *w);
-	tr_start(c, b, t, plan);
+	tr_start_joined(c, b, t, plan);
 	t->twin = w;
 	t->plan = NULL; /* no groups */
 	w->slow = true;
@@ -50,7 +52,7 @@ bool twin_make(struct cpu *c, struct block *b, struct tr *t, struct plan *plan, 
 	u8 *cold = t->cold;
 	unsigned nstubs = t->nstubs;
 	u32 own = t->code->own;
-	tr_start(c, b, t, plan);
+	tr_start_joined(c, b, t, plan);
 	t->a = a;
 	t->cold = cold;
 	t->nstubs = nstubs;

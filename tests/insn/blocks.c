@@ -17,7 +17,7 @@ static struct { u64 seed, one, count; unsigned seconds, max_failures; bool have_
 
 /* ---- generator: registers that hold addresses are rarely written ---- */
 struct block {
-	u8 code[MAX_INSNS * 16 + 400];
+	u8 code[MAX_INSNS * 16 + 800];
 	unsigned len, starts[MAX_INSNS + 8], n, rounds;
 };
 static struct block b;
@@ -174,10 +174,26 @@ static void g_cond(void)
 	else
 		ins(0, size == 1 ? 4 : size, 0x0f40 | cond, a_reg(), rnd_chance(40), any_reg());
 }
+static void push_pop(unsigned op, unsigned r)
+{
+	if (r & 8)
+		put8(0x41);
+	put8(op | (r & 7));
+}
+/* As functions begin and end. */
+static void g_frame(void)
+{
+	unsigned n = 1 + rnd_below(6);
+	for (unsigned k = 0; k < n; k++)
+		push_pop(0x50, any_reg());
+	for (unsigned k = 0; k < n; k++)
+		push_pop(0x58, data_regs[rnd_below(8)]);
+}
 static void g_stack(void)
 {
 	unsigned r = any_reg(), w = a_reg();
-	switch (rnd_below(5)) {
+	switch (rnd_below(6)) {
+	case 5: g_frame(); break;
 	case 0: if (r & 8) put8(0x41); put8(0x50 | (r & 7)); break;
 	case 1: if (w & 8) put8(0x41); put8(0x58 | (w & 7)); break;
 	case 2: put8(0x6a); put8(rnd()); break;
@@ -259,25 +275,60 @@ static void g_unaligned(void)
 	unsigned k = rnd_below(4);
 	ins(k < 2 ? 0 : 0xf3, 4, 0x0f00 | ops[k], rnd_below(16), true, 0);
 }
-static void (*const tame_makers[])(void) = { g_alu, g_alu, g_alu, g_alu, g_test, g_mov, g_mov, g_mov, g_unary, g_shift, g_cond, g_exchange, g_stride, g_stride, g_unaligned, g_avx };
+static void (*const tame_makers[])(void) = { g_alu, g_alu, g_alu, g_alu, g_test, g_mov, g_mov, g_mov, g_unary, g_shift, g_cond, g_exchange, g_stride, g_stride, g_unaligned, g_avx,
+	g_frame };
 static void (*const makers[])(void) = { g_alu, g_alu, g_alu, g_alu, g_test, g_mov, g_mov, g_mov, g_unary, g_unary, g_shift, g_muldiv, g_bits, g_cond, g_cond,
 	g_stack, g_exchange, g_odd, g_sse, g_sse, g_avx };
 
 /* Short forward branches, aimed when all starts are known. */
 struct fix { unsigned at, insn; };
 
+/* Functions that the block calls: some registers kept on the stack, some work, a way out in the middle, perhaps a call of the one before. */
+#define FUNCTIONS 3
+static void make_functions(const struct fix *calls, unsigned ncalls)
+{
+	unsigned start[FUNCTIONS];
+	for (unsigned f = 0; f < FUNCTIONS; f++) {
+		unsigned n = rnd_below(5), at;
+		start[f] = b.len;
+		for (unsigned k = 0; k < n; k++)
+			push_pop(0x50, any_reg());
+		g_alu();
+		put8(0x70 | rnd_below(16));
+		at = b.len;
+		put8(0);
+		if (f && rnd_chance(40)) {
+			put8(0xe8);
+			put32(start[f - 1] - (b.len + 4));
+		}
+		g_mov();
+		g_alu();
+		b.code[at] = (u8)(b.len - at - 1);
+		for (unsigned k = n; k-- > 0;)
+			push_pop(0x58, data_regs[rnd_below(8)]);
+		put8(0xc3);
+	}
+	for (unsigned k = 0; k < ncalls; k++)
+		store_le(b.code + calls[k].at, start[calls[k].insn] - (calls[k].at + 4), 4);
+}
+
 static void make_block(void)
 {
-	struct fix fixes[MAX_INSNS];
-	unsigned nfixes = 0, want = 2 + rnd_below(MAX_INSNS - 6);
+	struct fix fixes[MAX_INSNS], calls[MAX_INSNS];
+	unsigned nfixes = 0, ncalls = 0, want = 2 + rnd_below(MAX_INSNS - 6);
 	b.len = b.n = 0;
 	tame = rnd_chance(50);
+	unsigned call_chance = rnd_chance(40) ? 10 : 0;
 	while (b.n < want) {
 		b.starts[b.n++] = b.len;
 		if (rnd_chance(12)) {
 			put8(rnd_chance(85) ? 0x70 | rnd_below(16) : 0xeb);
 			fixes[nfixes++] = (struct fix){ b.len, b.n + rnd_below(4) };
 			put8(0);
+		} else if (rnd_chance(call_chance)) {
+			put8(0xe8);
+			calls[ncalls++] = (struct fix){ b.len, rnd_below(FUNCTIONS) };
+			put32(0);
 		} else {
 			(tame ? tame_makers[rnd_below(array_len(tame_makers))] : makers[rnd_below(array_len(makers))])();
 		}
@@ -288,7 +339,7 @@ static void make_block(void)
 		b.code[fixes[f].at] = (u8)(to - fixes[f].at - 1);
 	}
 	b.rounds = 0;
-	if (rnd_chance(80)) { /* dec dword [COUNTER]; jnz start; hlt: the counter is where random stores do not go */
+	if (ncalls || rnd_chance(80)) { /* dec dword [COUNTER]; jnz start; hlt: the counter is where random stores do not go */
 		put8(0xff);
 		put8(0x0c);
 		put8(0x25);
@@ -298,6 +349,7 @@ static void make_block(void)
 		put32((u32)-(i32)(b.len + 4));
 		put8(0xf4);
 		b.rounds = 2 + (u32)rnd_below(rnd_chance(50) ? 4 : 40);
+		make_functions(calls, ncalls);
 	}
 }
 
@@ -375,14 +427,22 @@ static bool same(const struct ocase *k)
 	return false;
 }
 
+static unsigned long endless;
 static bool run_one(u64 seed, unsigned long *faults)
 {
 	static struct ocase k;
 	make_case(&k, seed);
 	for (unsigned n = 0; n < 2; n++) {
 		guest_select(n);
-		if (!guest_run(&k, &out[n], memory[n]))
-			return true; /* fell out of the block: both do */
+		if (guest_run(&k, &out[n], memory[n]))
+			continue;
+		if (n && guest_endless) {
+			printf("seed %#llx: on the translator it does not end\n", (unsigned long long)seed);
+			show(&k);
+			return false;
+		}
+		endless += guest_endless;
+		return true; /* fell out of the block: both do */
 	}
 	*faults += out[0].vector != VECTOR_NONE;
 	return same(&k);
@@ -392,6 +452,7 @@ static bool run_one(u64 seed, unsigned long *faults)
 static void tune(u64 n)
 {
 	jit_hot = (unsigned)(n % 3);
+	jit_wary = 0; /* all blocks are at the same place */
 	jit_slice = n % 4 ? 1 : 65536;
 	jit_samples = 1;
 	jit_splits = n % 5 < 2 ? 0 : 32;
@@ -444,6 +505,6 @@ int main(int argc, char **argv)
 		if (opt.seconds && now.tv_sec - begin.tv_sec > (time_t)opt.seconds)
 			break;
 	}
-	printf("%lu blocks, %lu exceptions, %lu differences (--seed %llu)\n", done, faults, failures, (unsigned long long)opt.seed);
+	printf("%lu blocks, %lu exceptions, %lu without end, %lu differences (--seed %llu)\n", done, faults, endless, failures, (unsigned long long)opt.seed);
 	return failures ? 1 : 0;
 }

@@ -35,6 +35,7 @@ static struct guest {
 	const struct engine_ops *engine;
 	struct mem mem;
 	struct clock clock;
+	struct clock_timer limit; /* of what one case may take */
 	struct cpu *cpu;
 	struct cpu_arch start; /* user mode, before the case's registers */
 	struct cpu_io io;
@@ -50,6 +51,14 @@ static void mmio_write(void *vm, u64 at, u64 value, unsigned size) {}
 static void claim_code(void *vm, struct cpu *c, u64 frame) { mmu_write_protect(c, frame); }
 static void service_code(void *vm, struct cpu *c) { cpu_unpend(c, PEND_CODE); }
 static void code_written(void *opaque, u64 frame, unsigned first, unsigned last) { g->engine->forget(g->cpu, frame, first, last); }
+
+#define LIMIT_NS 4000000 /* about two million instructions: random code makes loops without end */
+bool guest_endless;
+static void limit_reached(void *opaque)
+{
+	guest_endless = true;
+	cpu_pend(opaque, PEND_KICK);
+}
 
 static void poke(u64 at, u64 v, unsigned size) { mem_write(&g->mem, gpa(at), &v, size); }
 static u64 peek(u64 at) { return mem_read_le(&g->mem, gpa(at), 8); }
@@ -161,6 +170,9 @@ int guest_init(void)
 	build_memory();
 	build_state();
 	g->data = mem_ptr(&g->mem, gpa(DATA), O_DATA_SIZE);
+	g->limit.fire = limit_reached;
+	g->limit.opaque = g->cpu;
+	clock_add_timer(&g->clock, &g->limit);
 	clock_vcpu_run(&g->clock);
 	return 0;
 }
@@ -243,9 +255,16 @@ bool guest_run(const struct ocase *k, struct ostate *out, u8 memory[O_DATA_SIZE]
 
 	memset(out, 0, sizeof(*out));
 	load(k);
+	guest_endless = false;
+	clock_arm(&g->clock, &g->limit, cpu_now(g->cpu) + LIMIT_NS);
+	cpu_pend(g->cpu, PEND_TIMER);
 	do
 		g->engine->run(g->cpu, &x);
-	while (x.kind == EXIT_KICK);
+	while (x.kind == EXIT_KICK && !guest_endless);
+	cpu_unpend(g->cpu, PEND_KICK);
+	if (guest_endless)
+		return false;
+	clock_arm(&g->clock, &g->limit, CLOCK_NEVER);
 	g->engine->sync(g->cpu);
 	vector = (g->cpu->arch.rip - 1 - KERNEL - HANDLERS) / 16;
 	if (x.kind != EXIT_HALT || vector > 31) {
