@@ -120,6 +120,7 @@ static int run_registered(struct cli_call *call, struct rundir *r, int ready_fd)
 int cli_vm_process_command(struct cli_call *call)
 {
 	struct rundir r;
+	cli_watch(call->state_dir, call->argv[0], atoi(call->argv[1]));
 	int err = rundir_claim(&r, call->state_dir, call->argv[0]);
 	if (err == -EBUSY)
 		log_error("VM \"%s\" is running already", call->argv[0]);

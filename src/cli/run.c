@@ -51,8 +51,10 @@ static void read_console(struct vm *vm)
 struct foreground {
 	struct vm *vm;
 	struct loop_fd *event, *in, *out;
-	struct loop_timer *limit;
+	struct loop_timer *limit, *patience;
+	bool asked;                    /* its power button has been pressed for a SIGTERM */
 };
+#define TERM_LIMIT_S 60
 
 /* What to listen for next. A guest that reads slowly leaves its input in the pipe; a reader that is slow is waited for. */
 static void settle(struct foreground *fg)
@@ -65,10 +67,34 @@ static void settle(struct foreground *fg)
 		loop_fd_events(fg->out, more ? LOOP_WRITE : 0);
 }
 
+static void on_patience(void *opaque)
+{
+	struct foreground *fg = opaque;
+	log_warn("the guest has not switched itself off within %d s of a SIGTERM: it ends now", TERM_LIMIT_S);
+	fg->vm->quit_signal = SIGTERM;
+	vm_end(fg->vm, VM_QUIT);
+}
+
+/* A machine in the background that is asked to end, as when the host goes down, presses its power button first; asked again, it ends. False: at once. */
+static bool ask_guest(struct foreground *fg)
+{
+	struct vm *vm = fg->vm;
+	if (vm->quit_signal != SIGTERM || !vm->cfg.folder || fg->asked || !fg->patience)
+		return false;
+	fg->asked = true;
+	vm->quit_signal = 0;
+	if (vm->user_paused) /* it would not feel it */
+		vm_user_pause(vm, false);
+	log_info("SIGTERM: pressing the power button; the guest has %d s, a second SIGTERM ends the machine at once", TERM_LIMIT_S);
+	board_power_button(vm);
+	loop_timer_set(fg->patience, TERM_LIMIT_S * 1000ull);
+	return true;
+}
+
 static void on_event(void *opaque, unsigned ready)
 {
 	struct foreground *fg = opaque;
-	if (fg->vm->quit_signal)
+	if (fg->vm->quit_signal && !ask_guest(fg))
 		vm_end(fg->vm, VM_QUIT);
 	if (!vm_handle_events(fg->vm))
 		loop_stop(fg->vm->loop);
@@ -102,6 +128,7 @@ static void main_loop(struct vm *vm)
 		fg.out = loop_fd_add(l, board_console_fd(vm), 0, on_output, &fg);
 	if (vm->cfg.timeout_s && (fg.limit = loop_timer_add(l, on_limit, &fg)))
 		loop_timer_set(fg.limit, vm->cfg.timeout_s * 1000ull);
+	fg.patience = loop_timer_add(l, on_patience, &fg);
 	if (fg.event) {
 		on_event(&fg, 0); /* what happened before we listened */
 		loop_run(l);
@@ -109,6 +136,7 @@ static void main_loop(struct vm *vm)
 		vm_end(vm, VM_HOST_ERROR);
 	}
 	loop_timer_remove(fg.limit);
+	loop_timer_remove(fg.patience);
 	loop_fd_remove(fg.out);
 	loop_fd_remove(fg.in);
 	loop_fd_remove(fg.event);

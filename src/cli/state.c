@@ -53,7 +53,7 @@ static void explain_off(const char *state_dir, const char *id, json_t *start, js
 	else if (started && *boot && strcmp(started, boot))
 		crashed(now, "the host went down while it ran", "");
 	else
-		crashed(now, "its process vanished: killed (kill -9, or the host ran out of memory) or stopped by its own sandbox", words);
+		crashed(now, "its process vanished, and so did the one that watched it", words);
 }
 
 static json_t *ask_status(const char *state_dir, const char *name)
@@ -76,13 +76,13 @@ void vm_now(const char *state_dir, const char *name, const char *id, struct vm_n
 	json_t *start, *end;
 	char path[PATH_MAX];
 	*now = (struct vm_now){ 0 };
-	now->alive = rundir_alive(state_dir, name, &start, &end);
+	now->alive = rundir_last_words(state_dir, name, &start, &end);
 	if (now->alive)
 		now->status = ask_status(state_dir, name);
 	if (now->alive && !now->status) { /* it may just have ended, or begun */
 		json_decref(start);
 		json_decref(end);
-		now->alive = rundir_alive(state_dir, name, &start, &end);
+		now->alive = rundir_last_words(state_dir, name, &start, &end);
 	}
 	if (now->status) {
 		const char *s = json_string_value(json_object_get(now->status, "state"));

@@ -24,4 +24,7 @@ struct registry *cli_registry(const struct cli_call *call, bool create);
 /* The file in the VM's folder exists. */
 bool cli_vm_has(const struct cli_call *call, const struct reg_vm *vm, const char *file);
 
+/* A VM's process in the background gets a parent that writes down how it ended. Returns in the VM's process only. */
+void cli_watch(const char *state_dir, const char *name, int ready_fd);
+
 #endif

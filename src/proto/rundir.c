@@ -157,6 +157,7 @@ int rundir_started(struct rundir *r, json_t *start)
 	char boot[64];
 	rundir_boot_id(boot, sizeof boot);
 	json_object_set_new(start, "pid", json_integer(getpid()));
+	json_object_set_new(start, "watcher", json_integer(getppid()));
 	json_object_set_new(start, "boot", json_string(boot));
 	json_object_set_new(start, "time", json_integer(time(NULL)));
 	r->status_fd = openat(r->dir_fd, "status.new", O_RDWR | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
@@ -230,10 +231,9 @@ static bool locked(int dir_fd, pid_t *owner)
 }
 
 /* The last valid line wins; lines that are cut off or damaged are passed over. */
-static void read_status(int dir_fd, json_t **start, json_t **end)
+static void read_lines(int fd, json_t **start, json_t **end)
 {
 	char *buf = calloc(1, STATUS_MAX + 1), *save = NULL;
-	int fd = openat(dir_fd, "status", O_RDONLY | O_CLOEXEC);
 	if (fd >= 0 && buf && read(fd, buf, STATUS_MAX) > 0)
 		for (char *line = strtok_r(buf, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
 			json_t *o = json_loads(line, 0, NULL), *v;
@@ -247,17 +247,37 @@ static void read_status(int dir_fd, json_t **start, json_t **end)
 			}
 			json_decref(o);
 		}
-	if (fd >= 0)
-		close(fd);
 	free(buf);
 }
 
-/* The process that holds the lock has written `status`: it is the one that has signed the lock file, if it has done so yet, and it lives. */
-static bool wrote_it(pid_t pid, pid_t owner)
+static void read_status(int dir_fd, json_t **start, json_t **end)
+{
+	int fd = openat(dir_fd, "status", O_RDONLY | O_CLOEXEC);
+	read_lines(fd, start, end);
+	if (fd >= 0)
+		close(fd);
+}
+
+void rundir_note_end(const char *state_dir, const char *name, pid_t pid, json_t *end)
+{
+	json_t *start = NULL, *said = NULL;
+	int dir_fd = rundir_open(state_dir, name), fd = dir_fd < 0 ? -1 : openat(dir_fd, "status", O_RDWR | O_APPEND | O_CLOEXEC);
+	read_lines(fd, &start, &said);
+	if (fd >= 0 && start && !said && json_integer_value(json_object_get(start, "pid")) == pid)
+		write_line(fd, json_pack("{sO}", "end", end)); /* a newer process has a file of its own under this name */
+	json_decref(start);
+	json_decref(said);
+	json_decref(end);
+	if (fd >= 0)
+		close(fd);
+	if (dir_fd >= 0)
+		close(dir_fd);
+}
+
+/* And is no zombie. */
+static bool lives(pid_t pid)
 {
 	char path[64], stat[512] = "";
-	if (owner && owner != pid)
-		return false;
 	snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	ssize_t n = fd < 0 ? 0 : read(fd, stat, sizeof stat - 1);
@@ -266,6 +286,9 @@ static bool wrote_it(pid_t pid, pid_t owner)
 	const char *state = n > 0 ? strrchr(stat, ')') : NULL; /* "PID (NAME) STATE ..." */
 	return fd < 0 ? errno != ENOENT || !kill(pid, 0) : !state || state[1] != ' ' || state[2] != 'Z';
 }
+
+/* The process that holds the lock has written `status`: it is the one that has signed the lock file, if it has done so yet, and it lives. */
+static bool wrote_it(pid_t pid, pid_t owner) { return (!owner || owner == pid) && lives(pid); }
 
 bool rundir_alive(const char *state_dir, const char *name, json_t **start, json_t **end)
 {
@@ -286,6 +309,19 @@ bool rundir_alive(const char *state_dir, const char *name, json_t **start, json_
 	}
 	close(dir_fd);
 	return alive;
+}
+
+bool rundir_last_words(const char *state_dir, const char *name, json_t **start, json_t **end)
+{
+	for (unsigned i = 0;; i++) {
+		bool alive = rundir_alive(state_dir, name, start, end);
+		pid_t watcher = (pid_t)json_integer_value(json_object_get(*start, "watcher"));
+		struct timespec ms = { .tv_nsec = 5000000 };
+		if (alive || !*start || *end || watcher < 2 || i == 40 || !lives(watcher))
+			return alive;
+		json_decref(*start);
+		nanosleep(&ms, NULL);
+	}
 }
 
 bool rundir_wait_gone(const char *state_dir, const char *name, int timeout_ms)

@@ -26,10 +26,12 @@ int rundir_make_folders(const char *path);
 int rundir_claim(struct rundir *r, const char *state_dir, const char *name);
 /* A listening control socket in it, for ctl_open. Descriptor or -errno. */
 int rundir_listen(struct rundir *r);
-/* The first line of `status`, replacing what was there; adds pid and the host's boot id to `start`, which is taken over. 0 or -errno. */
+/* The first line of `status`, replacing what was there; adds pid, watcher (its parent's pid) and the host's boot id to `start`, which is taken over. 0 or -errno. */
 int rundir_started(struct rundir *r, json_t *start);
 /* The last line: {"end":...}; taken over. Works inside the sandbox. */
 void rundir_ended(struct rundir *r, json_t *end);
+/* From outside, once the VM's process `pid` has gone: the last line, if it has written none itself and `status` is still its own. end is taken over. */
+void rundir_note_end(const char *state_dir, const char *name, pid_t pid, json_t *end);
 /* From now on a fatal signal of this process leaves a line in `status`. */
 void rundir_catch_crashes(struct rundir *r);
 void rundir_close(struct rundir *r);
@@ -37,6 +39,8 @@ void rundir_close(struct rundir *r);
 /* Others: is a VM process alive there? *start, *end: what `status` holds, NULL if nothing (caller owns them; a
  * process that has just begun has not said how it was started yet); either pointer may be NULL. */
 bool rundir_alive(const char *state_dir, const char *name, json_t **start, json_t **end);
+/* The same for a VM that has just gone: waits a little for its watcher's word. */
+bool rundir_last_words(const char *state_dir, const char *name, json_t **start, json_t **end);
 /* The folder's descriptor, -errno. */
 int rundir_open(const char *state_dir, const char *name);
 /* Waits until no process is alive there. False: after timeout_ms one still is. */
