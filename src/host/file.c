@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/magic.h>
+#include <sys/resource.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -90,12 +91,22 @@ int file_read_at_once(struct file *f, const struct iovec *iov, int n, u64 at, u6
 	return got == (ssize_t)len ? 0 : -EAGAIN;
 }
 
-/* RWF_NOWAIT is no help: ext4 refuses it for buffered writes. But such a write waits for nothing unless the kernel holds back who dirties too
- * much; after one that took long there is none for a hundred times as long. */
+/* How often this thread has waited. */
+static u64 sleeps(void)
+{
+	struct rusage u;
+
+	return getrusage(RUSAGE_THREAD, &u) ? 0 : (u64)u.ru_nvcsw;
+}
+
+/* RWF_NOWAIT is no help: ext4 refuses it for buffered writes. But such a write waits for nothing unless the kernel holds back who dirties too much.
+ * One that took long may only have lost its CPU to another thread; so the next ones are watched (which costs 1 us each), and after one that slept there
+ * is none for a hundred times as long. */
 int file_write_at_once(struct file *f, const struct iovec *iov, int n, u64 at, u64 len)
 {
-	enum { LONG_NS = 1000000, PAUSE = 100 };
-	u64 begin, took;
+	enum { LONG_NS = 1000000, WATCH = 64, PAUSE = 100 };
+	u32 watch = __atomic_load_n(&f->watch, __ATOMIC_RELAXED);
+	u64 begin, took, slept;
 	ssize_t done;
 
 	if (!f->local || f->read_only)
@@ -103,10 +114,13 @@ int file_write_at_once(struct file *f, const struct iovec *iov, int n, u64 at, u
 	begin = host_now_ns();
 	if (begin < __atomic_load_n(&f->write_not_before, __ATOMIC_RELAXED))
 		return -EAGAIN;
+	slept = watch ? sleeps() : 0;
 	done = pwritev2(f->fd, iov, n, (off_t)at, 0);
 	took = host_now_ns() - begin;
-	if (took > LONG_NS)
+	if (watch && took > LONG_NS && sleeps() > slept)
 		__atomic_store_n(&f->write_not_before, begin + took * PAUSE, __ATOMIC_RELAXED);
+	if (watch || took > LONG_NS)
+		__atomic_store_n(&f->watch, took > LONG_NS ? WATCH : watch - 1, __ATOMIC_RELAXED);
 	return done == (ssize_t)len ? 0 : -EAGAIN;
 }
 

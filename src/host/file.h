@@ -13,7 +13,8 @@ struct file {
 	bool read_only;
 	bool no_punch, no_zero_range, no_nowait; /* the file system refused once; atomic hints */
 	bool local;       /* file_learn: its writes go to this host's page cache */
-	u64 write_not_before; /* atomic; when file_write_at_once may try again, ns */
+	u64 write_not_before; /* atomic, as the next; when file_write_at_once may try again, ns */
+	u32 watch;        /* so many of its writes are looked at closely */
 };
 
 /* Fills in what the calls below want to know of an open file: needs fstatfs, and may be left out. */
