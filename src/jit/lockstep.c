@@ -1,7 +1,7 @@
 /* --engine lockstep: every stretch of host code runs first, is undone, and is run again by the handlers; the first difference ends the process with both
  * states printed. Blocks are not linked, so a stretch is at most one block. Host code reports each store before it happens (SITE_LOG), which is what
- * can be undone; registers are all of struct cpu_arch, what struct cpu derives from those that host code changes, and the x87 registers that live in
- * the host. For one vCPU: others that write the same memory look like differences.
+ * can be undone; registers are all of struct cpu_arch, what struct cpu derives from those that host code changes, the x87 registers that live in
+ * the host, and the count of instructions, by which virtual time goes. For one vCPU: others that write the same memory look like differences.
  *
  * Surprise: the handlers' turn follows host code's rule about service points. There is none within a block, so the shadow of an STI in the middle of
  * one does not end it; see goes_on. */
@@ -36,6 +36,7 @@ struct snapshot {
 	struct cpu_arch arch;
 	u64 seg_base[SEG_COUNT + 2];
 	u8 acc_class;
+	u64 icount;
 };
 
 static void take(struct cpu *c, struct snapshot *s)
@@ -44,6 +45,7 @@ static void take(struct cpu *c, struct snapshot *s)
 	s->arch = c->arch;
 	memcpy(s->seg_base, c->seg_base, sizeof s->seg_base);
 	s->acc_class = c->acc_class;
+	s->icount = c->icount;
 }
 
 static void put_back(struct cpu *c, const struct snapshot *s)
@@ -51,6 +53,7 @@ static void put_back(struct cpu *c, const struct snapshot *s)
 	c->arch = s->arch;
 	memcpy(c->seg_base, s->seg_base, sizeof s->seg_base);
 	c->acc_class = s->acc_class;
+	c->icount = s->icount;
 	vec_x87_put_back(c);
 }
 
@@ -88,7 +91,8 @@ static bool replay(struct cpu *c, const struct block *b, unsigned n)
 /* ---- differences ---- */
 static bool same_state(const struct snapshot *x, const struct snapshot *y)
 {
-	return !memcmp(&x->arch, &y->arch, sizeof x->arch) && !memcmp(x->seg_base, y->seg_base, sizeof x->seg_base) && x->acc_class == y->acc_class;
+	return !memcmp(&x->arch, &y->arch, sizeof x->arch) && !memcmp(x->seg_base, y->seg_base, sizeof x->seg_base) && x->acc_class == y->acc_class &&
+	       x->icount == y->icount;
 }
 
 static bool same_memory(void)
@@ -146,6 +150,7 @@ static void report(struct cpu *c, const struct block *b, unsigned n, const struc
 		if (jit->seg_base[k] != interp->seg_base[k])
 			print_pair("base", before->seg_base[k], jit->seg_base[k], interp->seg_base[k]);
 	print_pair("class", before->acc_class, jit->acc_class, interp->acc_class);
+	print_pair("count", before->icount, jit->icount, interp->icount); /* each with the whole block, wherever host code stopped in it */
 	for (unsigned k = 0; k < stores.n; k++)
 		if (memcmp(stores.s[k].at, stores.s[k].after, stores.s[k].size))
 			print_pair("memory", load_le(stores.s[k].before, 8), load_le(stores.s[k].after, 8), load_le(stores.s[k].at, 8));
@@ -159,7 +164,7 @@ static noinline const struct insn *both(struct cpu *c, struct block *b)
 {
 	struct jit *j = jit_of(c);
 	struct snapshot before, jit, interp;
-	u64 icount = c->icount, budget = c->budget_end;
+	u64 budget = c->budget_end;
 	stores.n = 0;
 	take(c, &before);
 	jit_run_code(c, b, c->arch.gpr[GPR_BLOCK_RIP]);
@@ -169,7 +174,6 @@ static noinline const struct insn *both(struct cpu *c, struct block *b)
 		jit.arch.rip = before.arch.gpr[GPR_BLOCK_RIP] + b->insn[n].off;
 	undo();
 	put_back(c, &before);
-	c->icount = icount;
 	c->arch.rip = before.arch.gpr[GPR_BLOCK_RIP];
 	j->in.cur = b;
 	c->budget_end = 0; /* branches end the block instead of entering the next */
