@@ -45,6 +45,7 @@ static void net_reset(struct virtio_device *v)
 
 	memset(&n->regs, 0, sizeof(n->regs));
 	memcpy(n->regs.mac, n->own, NET_MAC_BYTES);
+	memcpy(n->regs.given, n->own, NET_MAC_BYTES);
 	n->regs.pairs = 1;
 	n->touched = 0;
 	virtio_net_update(n);

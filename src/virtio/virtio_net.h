@@ -10,13 +10,14 @@
 
 enum { VIRTIO_NET_MAX_PAIRS = (VIRTIO_MAX_QUEUES - 1) / 2, VIRTIO_NET_MACS = 32, VIRTIO_NET_BATCH = 64, VIRTIO_NET_FLOWS = 256 };
 
-/* rx_mode: a bit per command of class CTRL_RX; many_*: the table is too long for us, all pass. macs[0] unicast, macs[1] multicast. */
+/* rx_mode: a bit per command of class CTRL_RX; many_*: the table is too long for us, all pass. macs[0] unicast, macs[1] multicast.
+ * given: the card's own address when its driver last reset it: another than now in a clone that goes on from a checkpoint. */
 #define VIRTIO_NET_STATE(F, A) \
 	F(u64, offloads) \
 	A(u8, vlans, 4096 / 8) \
 	A(u8, macs, 2 * VIRTIO_NET_MACS * NET_MAC_BYTES) \
 	A(u16, nmacs, 2) A(u8, many, 2) \
-	A(u8, mac, NET_MAC_BYTES) \
+	A(u8, mac, NET_MAC_BYTES) A(u8, given, NET_MAC_BYTES) A(u8, pad_, 2) \
 	F(u16, pairs) F(u8, rx_mode) F(u8, announce)
 STATE_STRUCT(virtio_net_regs, VIRTIO_NET_STATE);
 

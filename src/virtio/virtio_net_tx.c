@@ -33,6 +33,8 @@ static void say_spoofed(struct virtio_net *n, const u8 *from)
 		 from[0], from[1], from[2], from[3], from[4], from[5], n->own[0], n->own[1], n->own[2], n->own[3], n->own[4], n->own[5], n->allow);
 }
 
+static bool is_own(const struct virtio_net *n, const u8 *mac) { return !memcmp(mac, n->own, NET_MAC_BYTES) || !memcmp(mac, n->regs.given, NET_MAC_BYTES); }
+
 static bool header_allowed(const struct virtio_net *n, const struct net_hdr *h)
 {
 	static const struct { u8 type; u64 feature; } row[] = {
@@ -63,7 +65,7 @@ static void take_frame(struct virtio_net *n, const struct virtq_chain *c, unsign
 		n->counts.bad_out++;
 		return;
 	}
-	if (!n->mac_spoofing && memcmp(to + NET_MAC_BYTES, n->own, NET_MAC_BYTES)) {
+	if (!n->mac_spoofing && !is_own(n, to + NET_MAC_BYTES)) {
 		n->counts.spoofed++;
 		say_spoofed(n, to + NET_MAC_BYTES);
 		return;

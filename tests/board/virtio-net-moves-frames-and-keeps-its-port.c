@@ -147,6 +147,33 @@ static void a_foreign_source_mac_is_dropped_and_counted(void **state)
 	assert_true(n->said_spoofed);
 }
 
+/* A clone of a checkpoint: the card has another address than the one that its driver read. */
+static void a_loaded_driver_may_go_on_with_the_address_it_was_given(void **state)
+{
+	struct state_buf b = { 0 };
+	size_t pos = 0;
+	u8 f[60], got[100];
+	struct net_hdr h = { 0 };
+
+	start(0, 3);
+	dev_list_quiesce(&r->devs);
+	dev_list_save(&r->devs, &b);
+	n->own[5] ^= 1;
+	assert_int_equal(dev_list_load(&r->devs, &b, &pos), 0);
+	state_buf_free(&b);
+	rig_advance(r, NSEC_PER_SEC);
+	make(f, all, own, sizeof(f));
+	guest_sends(&h, f, sizeof(f));
+	step();
+	assert_int_equal(from_cable(got, sizeof(got)), NET_HDR_BYTES + sizeof(f));
+	assert_int_equal(n->counts.spoofed, 0);
+	start(0, 3); /* the driver comes anew */
+	guest_sends(&h, f, sizeof(f));
+	step();
+	assert_int_equal(n->counts.spoofed, 1);
+	n->own[5] ^= 1;
+}
+
 static void mac_spoofing_lets_it_pass(void **state)
 {
 	u8 f[60], got[100];
@@ -502,7 +529,8 @@ static void no_frame_moves_between_a_save_and_the_next_tick(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(the_guests_frames_come_out_as_they_are), T(a_foreign_source_mac_is_dropped_and_counted), S(mac_spoofing_lets_it_pass),
+		T(the_guests_frames_come_out_as_they_are), T(a_foreign_source_mac_is_dropped_and_counted), T(a_loaded_driver_may_go_on_with_the_address_it_was_given),
+		S(mac_spoofing_lets_it_pass),
 		T(headers_that_make_no_sense_are_dropped), T(a_frame_spreads_over_merged_buffers), T(a_frame_waits_for_buffers),
 		T(a_frame_takes_all_its_buffers_or_none), T(a_frame_too_long_for_a_single_buffer_is_lost_not_cut),
 		T(large_frames_are_cut_for_a_driver_without_offloads), T(the_filter_passes_what_the_driver_asked_for),
