@@ -18,6 +18,8 @@ static const int always[] = {
 	SCMP_SYS(clone), SCMP_SYS(clone3), SCMP_SYS(futex), SCMP_SYS(set_robust_list), SCMP_SYS(rseq), SCMP_SYS(sched_yield), SCMP_SYS(exit),
 	SCMP_SYS(exit_group), SCMP_SYS(gettid), SCMP_SYS(getpid), SCMP_SYS(tgkill), SCMP_SYS(sched_getaffinity), SCMP_SYS(restart_syscall),
 	SCMP_SYS(membarrier),
+	/* qsort of much looks how much memory there is */
+	SCMP_SYS(sysinfo),
 	/* translated code's GS segment, where the host lacks FSGSBASE */
 	SCMP_SYS(arch_prctl),
 	/* signals: vector exceptions (SIGFPE), abort */
