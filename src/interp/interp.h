@@ -31,6 +31,7 @@ struct block {
 	u16 misses;                  /* the hooks' own: groups of accesses that missed */
 	bool plain, in_region;       /* the hooks' own: its groups split; part of a region */
 	u8 samples;                  /* the hooks' own: how often it was found looping */
+	u16 next_off;                /* the hooks' own: where in the page its indirect jump led last */
 	u64 misses_since;            /* the hooks' own: icount */
 	insn_fn *first;              /* the hooks' own: handler of insn[0] when they have put theirs there */
 	void *code;                  /* the hooks' own: host code */

@@ -207,10 +207,12 @@ static void built(struct cpu *c, struct block *b)
 		return;
 	b->first = b->insn[0].fn;
 	b->insn[0].fn = jit_h_count;
+	b->next_off = NO_NEXT;
 }
 
 static void reset(struct cpu *c)
 {
+	jit_of(c)->last = NULL;
 	jit_of(c)->all = NULL;
 	jit_cache_flush(c);
 }

@@ -79,6 +79,7 @@ void jit_run_code(struct cpu *c, struct block *b, u64 rip)
 	j->resume = NULL;
 	j->step = STEP_END;
 	j->stats.entries++;
+	j->last = NULL;
 	((void (*)(void *, u64))j->enter)(k->far, rip);
 }
 
@@ -119,10 +120,19 @@ enum step jit_h_enter(struct cpu *c, const struct insn *i)
 	}
 }
 
+/* Cold code says where its indirect jumps lead: a guess is all that it is wanted for. */
+static void note_next(struct jit *j, struct block *b)
+{
+	if (j->last && j->last->frame[0] == b->frame[0])
+		j->last->next_off = b->off;
+	j->last = b;
+}
+
 /* Handler of the first instruction of a block that is not hot yet. */
 enum step jit_h_count(struct cpu *c, const struct insn *i)
 {
 	struct block *b = jit_of(c)->in.cur;
+	note_next(jit_of(c), b);
 	if (likely(++b->heat < jit_hot << min_u64(jit_of(c)->rewritten[b->frame[0]] / 8, jit_wary)))
 		return b->first(c, i);
 	if (jit_of(c)->inside) { /* translating may throw all code away, and some of it called us */

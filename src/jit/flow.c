@@ -146,6 +146,23 @@ static void lookup_or_resume(struct tr *t)
 	out_of_time(t, tr_site(t, SITE_RESUME));
 }
 
+/* S0: the target. If it is where the jump has led before, that block follows here; else what comes behind. */
+static void jump_to_guess(struct tr *t, struct block *next)
+{
+	struct as *a = &t->a;
+	struct fork f;
+	as_load(a, 8, S1, rm_abs(&t->hot->page));
+	as_lea(a, 8, S1, rm_mem(S1, next->off));
+	as_alu_load(a, OP_CMP, 8, S0, rm_reg(S1));
+	t->host = 0;
+	fork_keep(t, &f);
+	u8 *other = as_jcc(a, CC_NE, a->p);
+	out_of_time(t, tr_site(t, SITE_RESUME));
+	join_block(t, next);
+	as_aim(other, a->p);
+	fork_back(t, &f);
+}
+
 bool e_jmp(struct tr *t, const struct insn *i)
 {
 	if (i->opsize != 8 || i->aux8 > TO_MEM)
@@ -158,11 +175,17 @@ bool e_jmp(struct tr *t, const struct insn *i)
 		t->ended = true;
 		return true;
 	}
-	tr_flags_save(t);
+	struct block *next = t->b->next_off == NO_NEXT ? NULL : join_at(t, t->b->next_off, true);
+	if (!next)
+		tr_flags_save(t);
 	if (!read_target(t, i))
 		return false;
+	if (next)
+		jump_to_guess(t, next);
+	tr_flags_save(t);
 	lookup_or_resume(t);
 	flow_jump_found(&t->a);
+	t->ended = true;
 	return true;
 }
 

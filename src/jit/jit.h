@@ -108,6 +108,7 @@ struct hot {
 	u8 vec[16 * 32] __attribute__((aligned(32)));
 };
 
+#define NO_NEXT 0xffff /* block.next_off */
 #define RETURNS_DEPTH 6
 /* A loop that is hot: the blocks of one round, as the interpreter ran them. */
 #define REGION_BLOCKS 12
@@ -130,6 +131,7 @@ struct jit {
 	struct code *all;
 	struct code *many[MANY_LISTS]; /* made of several blocks, by frame */
 	struct path path;       /* being recorded */
+	struct block *last;     /* the cold block that was entered last, if no host code ran since */
 	u64 base;               /* icount = base - left */
 	/* What a site decided when it left host code: */
 	const struct insn *resume; /* the interpreter goes on here; else */

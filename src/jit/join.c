@@ -28,6 +28,7 @@ void join_block(struct tr *t, struct block *b)
 	struct joins *w = &t->join;
 	struct block *from = t->b;
 	const u8 *live = t->live;
+	u8 *start = t->start;
 	unsigned k = t->k, first = t->first;
 	w->block[w->n] = b;
 	w->first[w->n++] = w->insns;
@@ -44,6 +45,7 @@ void join_block(struct tr *t, struct block *b)
 	t->k = k;
 	t->first = first;
 	t->live = live;
+	t->start = start;
 	w->depth--;
 }
 

@@ -314,10 +314,11 @@ static void make_functions(const struct fix *calls, unsigned ncalls)
 
 static void make_block(void)
 {
-	struct fix fixes[MAX_INSNS], calls[MAX_INSNS];
-	unsigned nfixes = 0, ncalls = 0, want = 2 + rnd_below(MAX_INSNS - 6);
+	struct fix fixes[MAX_INSNS], calls[MAX_INSNS], tables[2 * MAX_INSNS];
+	unsigned nfixes = 0, ncalls = 0, ntables = 0, want = 2 + rnd_below(MAX_INSNS - 6);
 	b.len = b.n = 0;
 	tame = rnd_chance(50);
+	unsigned jump_chance = rnd_chance(25) ? 10 : 0;
 	unsigned call_chance = rnd_chance(40) ? 10 : 0;
 	while (b.n < want) {
 		b.starts[b.n++] = b.len;
@@ -325,6 +326,17 @@ static void make_block(void)
 			put8(rnd_chance(85) ? 0x70 | rnd_below(16) : 0xeb);
 			fixes[nfixes++] = (struct fix){ b.len, b.n + rnd_below(4) };
 			put8(0);
+		} else if (rnd_chance(jump_chance)) { /* lea rax, A; lea rdx, B; cmovCC rax, rdx; jmp rax */
+			for (unsigned n = 0; n < 2; n++) {
+				put8(0x48);
+				put8(0x8d);
+				put8(n ? 0x15 : 0x05);
+				tables[ntables++] = (struct fix){ b.len, b.n + rnd_below(4) };
+				put32(0);
+			}
+			put32(0xc2400f48 | rnd_below(16) << 16);
+			put8(0xff);
+			put8(0xe0);
 		} else if (rnd_chance(call_chance)) {
 			put8(0xe8);
 			calls[ncalls++] = (struct fix){ b.len, rnd_below(FUNCTIONS) };
@@ -338,6 +350,8 @@ static void make_block(void)
 		unsigned to = fixes[f].insn < b.n ? b.starts[fixes[f].insn] : b.len;
 		b.code[fixes[f].at] = (u8)(to - fixes[f].at - 1);
 	}
+	for (unsigned f = 0; f < ntables; f++)
+		store_le(b.code + tables[f].at, (tables[f].insn < b.n ? b.starts[tables[f].insn] : b.len) - (tables[f].at + 4), 4);
 	b.rounds = 0;
 	if (ncalls || rnd_chance(80)) { /* dec dword [COUNTER]; jnz start; hlt: the counter is where random stores do not go */
 		put8(0xff);
