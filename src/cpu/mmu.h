@@ -39,7 +39,6 @@
 #define TLB_ROM BIT32(15)    /* writes go to the bus */
 #define TLB_BANKED(cls) BIT32(24 + (cls)) /* the bank of that class may have it */
 #define TLB_BANKED_SHIFT 24
-#define TLB_PASSING BIT32(27) /* one of a sequence: nobody will miss it when another page replaces it */
 #define TLB_OK_SHIFT 16
 #define TLB_OK_R(cls) (TLB_R(cls) << TLB_OK_SHIFT)
 #define TLB_OK_W(cls) (TLB_W(cls) << TLB_OK_SHIFT)

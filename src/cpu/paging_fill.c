@@ -47,20 +47,25 @@ enum walk_end paging_table(struct cpu *c, u64 at, u64 la, u32 acc, u8 **host, u3
 	return WALK_OK;
 }
 
+static u32 lost_rights(const struct npt_page *np, const struct walk *w)
+{
+	u32 lost = np->r ? 0 : TLB_OK_R(0) | TLB_OK_R(1) | TLB_OK_R(2);
+	if (!np->w || !np->dirty_ok)
+		lost |= TLB_W_ALL << TLB_OK_SHIFT;
+	if (!(w->u ? np->xu : np->x))
+		lost |= TLB_XS | TLB_XU;
+	return lost;
+}
+
 /* The final page through NPT. perm loses what NPT forbids. */
 static bool nested_page(struct cpu *c, u64 la, u32 acc, const struct walk *w, u64 *at, u32 *perm)
 {
 	struct npt_page np;
-	u32 use = (acc & (ACC_R | ACC_W | ACC_X | ACC_PROBE)) | (w->u ? ACC_UPAGE : 0); /* without paging every address is a user-mode one */
-	if (!c->virt->npt_walk(c, l2gpa(w->gpa), use, NPT_DATA, true, gva(la), &np) || ((acc & ACC_PROBE) && !np.accessed_ok))
+	u32 use = (acc & (ACC_R | ACC_W | ACC_X)) | (w->u ? ACC_UPAGE : 0); /* without paging every address is a user-mode one */
+	if (!c->virt->npt_walk(c, l2gpa(w->gpa), use, NPT_DATA, true, gva(la), &np))
 		return false;
 	*at = np.gpa;
-	u32 lost = np.r ? 0 : TLB_OK_R(0) | TLB_OK_R(1) | TLB_OK_R(2);
-	if (!np.w || !np.dirty_ok)
-		lost |= TLB_W_ALL << TLB_OK_SHIFT;
-	if (!(w->u ? np.xu : np.x))
-		lost |= TLB_XS | TLB_XU;
-	*perm &= ~lost;
+	*perm &= ~lost_rights(&np, w);
 	return true;
 }
 
@@ -79,6 +84,20 @@ static bool in_sequence(struct tlb *t, u64 page)
 	return false;
 }
 
+/* Guest-physical `at` of a page ahead through NPT, without a trace of it. large: the last page found, which may be one of NPT's large ones. */
+static bool nested_ahead(struct cpu *c, u64 la, const struct walk *w, struct npt_page *large, u64 *base, u64 *at, u32 *perm)
+{
+	if (*at - *base >= large->size) {
+		if (!c->virt->npt_walk(c, l2gpa(*at), ACC_R | ACC_PROBE | (w->u ? ACC_UPAGE : 0), NPT_DATA, true, gva(la), large) || !large->accessed_ok)
+			return false;
+		*base = *at & ~(large->size - 1);
+		large->gpa &= ~(large->size - 1);
+	}
+	*at = large->gpa + (*at - *base);
+	*perm &= ~lost_rights(large, w);
+	return true;
+}
+
 /* The walk of page la found a small page. Entries for the pages after it, as far as the next entries of the same table are like this one: present,
  * accessed, with the same rights. Nothing is written, nothing faults (SDM "Caching Translation Information": a processor may do so at any time). */
 static void fill_ahead(struct cpu *c, u64 la, const struct walk *w)
@@ -86,7 +105,8 @@ static void fill_ahead(struct cpu *c, u64 la, const struct walk *w)
 	const struct walk_step *leaf = &w->step[w->n - 1];
 	u64 high = low_mask(52) & ~low_mask(cpu_maxphyaddr(c)), address = low_mask(52) & PAGE_MASK;
 	u32 rights = paging_rights(c, w);
-	struct walk there = *w;
+	struct npt_page large = { .size = 0 };
+	u64 base = 0;
 	if (leaf->level || w->esize != 8 || !leaf->host)
 		return;
 	for (unsigned k = 1; k <= AHEAD && (leaf->at & 0xfff) + 8 * k < PAGE_SIZE; k++) {
@@ -96,10 +116,9 @@ static void fill_ahead(struct cpu *c, u64 la, const struct walk *w)
 			return;
 		if (mmu_recall(c, next, 0))
 			continue;
-		there.gpa = at;
-		if (paging_nested(c) && !nested_page(c, next, ACC_R | ACC_PROBE, &there, &at, &perm))
+		if (paging_nested(c) && !nested_ahead(c, next, w, &large, &base, &at, &perm))
 			return;
-		tlb_insert(c, next, at & PAGE_MASK, perm | TLB_PASSING);
+		tlb_insert(c, next, at & PAGE_MASK, perm);
 	}
 }
 
@@ -129,7 +148,6 @@ static enum walk_end fill_once(struct cpu *c, u64 la, u32 acc, unsigned cls, str
 		struct event saved = c->fault;
 		fill_ahead(c, la & PAGE_MASK, &w);
 		c->fault = saved;
-		perm |= TLB_PASSING;
 	}
 	*e = tlb_insert(c, la, at & PAGE_MASK, perm);
 	return WALK_OK;

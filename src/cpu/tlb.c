@@ -345,7 +345,7 @@ struct tlb_entry *mmu_recall(struct cpu *c, u64 la, u32 need)
 static void make_room(struct tlb *t, unsigned i, u64 la)
 {
 	struct tlb_ctx *x = t->cur;
-	if (x->e[i].tag == la || ((x->e[i].perm & TLB_PASSING) && x->e[OTHER(i)].tag != la)) {
+	if (x->e[i].tag == la) {
 		bank_drop(t, x, &x->e[i]);
 		return;
 	}
