@@ -7,6 +7,8 @@
  * and its far entry, which jump tables may still hold, at one that leaves. */
 #include "jit/jit.h"
 #include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 
 /* All vCPUs together; with the interpreter's share the VM process stays within 64 MiB beside its guest's memory. */
@@ -14,12 +16,27 @@
 #define CODE_MIN (2 * MiB)
 #define BLOCKS_TOTAL (22 * MiB)
 #define BLOCKS_MIN (3 * MiB)
+#define TEST_LEAST (256 * KiB) /* several of the biggest blocks */
 #define REACH (GiB + GiB / 2)
 
 /* ---- memory ---- */
 static u64 share(const struct cpu *c, u64 total, u64 least) { return align_down(max_u64(total / max_u64(c->ncpus, 1), least), PAGE_SIZE); }
 
-u64 jit_blocks_bytes(const struct cpu *c) { return share(c, BLOCKS_TOTAL, BLOCKS_MIN); }
+/* For tests: NESTBOX_TEST_CODE_KIB=CODE,BLOCKS makes a vCPU's memory for host code and for decoded blocks this small. 0: no such wish. */
+static u64 test_bytes(unsigned which)
+{
+	const char *list = getenv("NESTBOX_TEST_CODE_KIB");
+	unsigned kib[2] = { 0, 0 };
+	if (!list || sscanf(list, "%u,%u", &kib[0], &kib[1]) < 1 || !kib[which])
+		return 0;
+	return align_up(max_u64(kib[which] * KiB, TEST_LEAST), PAGE_SIZE);
+}
+
+u64 jit_blocks_bytes(const struct cpu *c)
+{
+	u64 bytes = test_bytes(1);
+	return bytes ? bytes : share(c, BLOCKS_TOTAL, BLOCKS_MIN);
+}
 
 static void *map_near(const void *p, u64 bytes)
 {
@@ -42,7 +59,8 @@ static void *map_near(const void *p, u64 bytes)
 int jit_cache_create(struct cpu *c)
 {
 	struct jit *j = jit_of(c);
-	u64 bytes = share(c, CODE_TOTAL, CODE_MIN);
+	u64 bytes = test_bytes(0);
+	bytes = bytes ? bytes : share(c, CODE_TOTAL, CODE_MIN);
 	j->arena = map_near(c, bytes);
 	if (!j->arena) {
 		log_error("no executable memory for vCPU %u's code (mmap: %s)", c->index, strerror(errno));
