@@ -261,11 +261,11 @@ bool guest_run(const struct ocase *k, struct ostate *out, u8 memory[O_DATA_SIZE]
 	do
 		g->engine->run(g->cpu, &x);
 	while (x.kind == EXIT_KICK && !guest_endless);
+	g->engine->sync(g->cpu);
 	cpu_unpend(g->cpu, PEND_KICK);
 	if (guest_endless)
 		return false;
 	clock_arm(&g->clock, &g->limit, CLOCK_NEVER);
-	g->engine->sync(g->cpu);
 	vector = (g->cpu->arch.rip - 1 - KERNEL - HANDLERS) / 16;
 	if (x.kind != EXIT_HALT || vector > 31) {
 		printf("vCPU: %s, rip %#llx: %s\n", x.kind == EXIT_HALT ? "halted" : "shut down", (unsigned long long)g->cpu->arch.rip, g->cpu->death);
