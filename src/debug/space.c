@@ -200,10 +200,10 @@ int debug_space_of(struct vm *vm, unsigned cpu, unsigned level, struct debug_spa
 		*s = (struct debug_space){ c->arch.cr0, c->arch.cr3, c->arch.cr4, c->arch.efer, 0, 1 };
 		return 0;
 	}
-	if (level == 1) { /* where the hypervisor goes on: VMX operation is long mode with paging here, or PAE */
+	if (level == 1) { /* where the hypervisor goes on: VMX operation is protected mode with paging */
 		if (!n || !n->n || !vmx_nest_state(c, &n->guest[n->cur], &st))
 			return -ENOENT;
-		*s = (struct debug_space){ CR0_PE | CR0_PG, st.host_cr3, CR4_PAE, st.host64 ? EFER_LMA | EFER_LME : 0, 0, 1 };
+		*s = (struct debug_space){ CR0_PE | CR0_PG, st.host_cr3, st.host_cr4, st.host64 ? EFER_LMA | EFER_LME : 0, 0, 1 };
 		return 0;
 	}
 	const struct nest_guest *g = latest(n, level);

@@ -158,6 +158,7 @@ bool vmx_nest_state(const struct cpu *c, const struct nest_guest *g, struct nest
 	s->host_rip = vmcs_get(m, VF_HOST_RIP);
 	s->host_rsp = vmcs_get(m, VF_HOST_RSP);
 	s->host_cr3 = vmcs_get(m, VF_HOST_CR3);
+	s->host_cr4 = vmcs_get(m, VF_HOST_CR4);
 	s->eptp = g->eptp;
 	return true;
 }

@@ -62,7 +62,7 @@ struct nest_recording *vmx_nest_record(struct cpu *c, struct nest_recording *r);
  * may mix two moments, unless the machine is paused. False: its VMCS is no memory any more. */
 struct nest_state {
 	u64 rip, rsp, cr0, cr3, cr4, efer, rflags, idtr_base, eptp;
-	u64 host_rip, host_rsp, host_cr3;
+	u64 host_rip, host_rsp, host_cr3, host_cr4;
 	u32 cs_attr, activity;
 	bool host64; /* the hypervisor runs in 64-bit mode */
 };

@@ -6,9 +6,13 @@ It says a line on the serial port, then does one of:
   off      switches the machine off at once
   die      triple fault
   count    like wait, and sends a dot for about each 2^20 turns
+  nest     after one VM entry that fails runs a guest of its own until the button is pressed (tinynest.s; needs as, ld and objcopy)
 """
+import os
 import struct
+import subprocess
 import sys
+import tempfile
 
 ENTRY = 0x100000
 SERIAL, PM1_STS, PM1_CNT = 0x3f8, 0x600, 0x604
@@ -34,9 +38,22 @@ DIE = bytes.fromhex("0f011d000f0000" "cc")               # lidt [0f00h], where z
 
 
 def kernel(what, text="hello from the guest\n"):
+    if what == "nest":
+        return elf(say(text) + assembled("tinynest.s", ENTRY + len(say(text))))
     code = say(text) + {"wait": until_pressed(b"\xf3\x90"), "deaf": b"\xfa\xf4\xeb\xfd", "off": OFF, "die": DIE,
                         "count": until_pressed(SPIN + say("."))}[what]
     return elf(code)
+
+
+def assembled(name, at):
+    """The bytes of a file beside this one, for that address."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = os.path.join(os.path.dirname(os.path.abspath(__file__)), name), folder + "/out"
+        subprocess.run(["as", "--32", "-o", out + ".o", source], check=True)
+        subprocess.run(["ld", "-m", "elf_i386", f"-Ttext={at:#x}", "-o", out, out + ".o"], check=True)
+        subprocess.run(["objcopy", "-O", "binary", "-j", ".text", out, out + ".bin"], check=True)
+        with open(out + ".bin", "rb") as f:
+            return f.read()
 
 
 def elf(code):
