@@ -1,3 +1,5 @@
+/* What disk devices have in common between disk_submit() and the guest: counting, the way back, taking back. Not here: locks of the device. Surprise:
+ * waits are short and repeated, because a disk that holds a request (on-error=pause) tells nobody. */
 #include "host/disk_flight.h"
 #include <time.h>
 
