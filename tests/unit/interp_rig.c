@@ -12,13 +12,19 @@ static void code_written(void *o, u64 frame, unsigned first, unsigned last)
 	engine->forget(r->cpu, frame, first, last);
 }
 
-void interp_open(struct core *r, enum core_mode mode)
+const struct engine_ops *interp_create_engine(struct core *r)
 {
 	const char *name = getenv("NESTBOX_TEST_ENGINE");
 	engine = name && !strcmp(name, "jit") ? &jit_engine : name && !strcmp(name, "lockstep") ? &lockstep_engine : &interp_engine;
 	jit_hot = 0;
-	core_open(r, mode);
 	assert_int_equal(engine->create(r->cpu), 0);
+	return engine;
+}
+
+void interp_open(struct core *r, enum core_mode mode)
+{
+	core_open(r, mode);
+	interp_create_engine(r);
 	assert_int_equal(mem_add_listener(&r->mem, (struct mem_listener){ code_written, r }), 0);
 }
 

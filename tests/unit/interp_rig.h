@@ -6,6 +6,8 @@
 
 void interp_open(struct core *r, enum core_mode mode);
 void interp_close(struct core *r);
+/* For rigs with more than one vCPU: only the engine that the environment asks for, of a vCPU that core_open made. */
+const struct engine_ops *interp_create_engine(struct core *r);
 /* Bytes given as hex text, blanks ignored. Returns how many. */
 unsigned interp_put(struct core *r, u64 at, const char *hex);
 /* Runs from linear address `at` (CS base 0 in protected and long mode) until HLT; fails the test on shutdown. */
