@@ -96,7 +96,13 @@ void ctl_merge(struct vm *vm)
 {
 	merge.vm = vm;
 	complete();
-	if (merge.running || ctl_checkpoint_busy(vm) || !store_find_merge(vm->cfg.folder, &merge.what))
+	if (merge.running || ctl_checkpoint_busy(vm))
+		return;
+	do {
+		if (!store_find_merge(vm->cfg.folder, &merge.what))
+			return;
+	} while (merge.what.copied && !store_merged(vm->cfg.folder, &merge.what));
+	if (merge.what.copied)
 		return;
 	merge.cancel = merge.done = false;
 	int err = prepare(vm);

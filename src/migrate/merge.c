@@ -88,14 +88,22 @@ static size_t find(json_t *list, const char *file)
 	return i;
 }
 
-/* Every list that has the lower one goes on with the upper one, and has the same one below. */
-static bool agreed(const struct lists *l, const struct store_merge *m)
+/* Every list that has the lower one goes on with the upper one, and has the same one below. A list that has the upper one alone was rewritten by somebody who was killed
+ * before he came to the others: then all has been copied. */
+static bool agreed(const struct lists *l, struct store_merge *m)
 {
+	m->copied = false;
 	for (unsigned i = 0; i < l->n; i++) {
 		json_t *o = overlays(l, i, m->disk);
-		size_t pos = find(o, m->below);
-		if (pos == json_array_size(o))
+		size_t pos = find(o, m->below), up = find(o, m->upper);
+		if (pos == json_array_size(o) && up == json_array_size(o))
 			continue;
+		if (pos == json_array_size(o)) {
+			m->copied = true;
+			if (strcmp(up ? at(o, up - 1) : "", m->base))
+				return false;
+			continue;
+		}
 		if (strcmp(at(o, pos + 1), m->upper) || strcmp(pos ? at(o, pos - 1) : "", m->base))
 			return false;
 	}
@@ -112,12 +120,14 @@ static i64 bytes_of(const char *folder, const char *file)
 }
 
 /* Whether they may, and it pays. */
-static bool possible(const char *folder, const struct lists *l, const struct store_merge *m, size_t length)
+static bool possible(const char *folder, const struct lists *l, struct store_merge *m, size_t length)
 {
 	i64 below = bytes_of(folder, m->below), upper = bytes_of(folder, m->upper);
 	struct statvfs fs;
-	if (below < 0 || upper < 0 || !agreed(l, m) || statvfs(folder, &fs))
+	if (!agreed(l, m) || (!m->copied && (below < 0 || upper < 0 || statvfs(folder, &fs))))
 		return false;
+	if (m->copied)
+		return true;
 	bool room = (u64)fs.f_bavail * fs.f_frsize > (u64)below + ALWAYS_BYTES;
 	return room && (length > LONG_LIST || below <= (i64)ALWAYS_BYTES + 2 * upper);
 }
@@ -130,9 +140,12 @@ static void look_at(const char *folder, const struct lists *l, unsigned list, un
 		snprintf(m.base, sizeof m.base, "%s", k ? at(o, k - 1) : "");
 		snprintf(m.below, sizeof m.below, "%s", at(o, k));
 		snprintf(m.upper, sizeof m.upper, "%s", at(o, k + 1));
-		if (!possible(folder, l, &m, json_array_size(o)) || (*least >= 0 && bytes_of(folder, m.below) >= *least))
+		if (!possible(folder, l, &m, json_array_size(o)))
 			continue;
-		*least = bytes_of(folder, m.below);
+		i64 cost = m.copied ? 0 : bytes_of(folder, m.below);
+		if (*least >= 0 && cost >= *least)
+			continue;
+		*least = cost;
 		*best = m;
 	}
 }
@@ -200,7 +213,7 @@ void store_merge_all(const char *folder)
 	static const bool never = false;
 	struct store_merge m;
 	while (store_find_merge(folder, &m)) {
-		int err = store_absorb(folder, &m, &never);
+		int err = m.copied ? 0 : store_absorb(folder, &m, &never);
 		if (!err)
 			err = store_merged(folder, &m);
 		if (err) {

@@ -57,6 +57,7 @@ struct store_merge {
 	unsigned disk;
 	char base[STORE_OVERLAY], below[STORE_OVERLAY], upper[STORE_OVERLAY];
 	int position;
+	bool copied; /* nothing is left to do but store_merged */
 };
 /* The next pair that it pays to merge. */
 bool store_find_merge(const char *folder, struct store_merge *m);

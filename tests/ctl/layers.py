@@ -91,6 +91,43 @@ def long_chain():
     whole()
 
 
+def half_written():
+    """Killed between two lists: one has both overlays, the other the upper one alone. The machine that stands on the latter must not copy what lies below both."""
+    nb("start", "a")
+    for n in range(1, 4):
+        nb("checkpoint", "a", "create", f"h{n}")
+    nb("stop", "--force", "a")
+    folder = os.path.dirname(glob.glob(f"{work}/state/vms/*/checkpoints/current")[0])
+    key = {c["name"]: c["key"] for c in json.loads(nb("checkpoint", "a", "list", "--json").stdout)["checkpoints"]}
+    before = lists()
+    gone = before[key["h2"] + ".disks"][-1]
+    kept = {}
+    for name in (gone, key["h3"] + ".disks"):
+        with open(f"{folder}/{name}", "rb") as f:
+            kept[name] = f.read()
+    nb("checkpoint", "a", "delete", "h2")
+    after = lists()
+    if gone in files() or gone in after[key["h3"] + ".disks"]:
+        fail(f"nothing was merged: {before} {after}")
+    for name, data in kept.items():
+        with open(f"{folder}/{name}", "wb") as f:
+            f.write(data)
+    nb("start", "a")
+    end = time.monotonic() + 10
+    while lists() != after and time.monotonic() < end:
+        time.sleep(0.02)
+    if lists() != after:
+        fail(f"half of the lists were rewritten, and then: {lists()}, must be {after}")
+    nb("checkpoint", "a", "create", "h4")
+    nb("stop", "--force", "a")
+    for name in ("h3", "h1", "h4"):
+        nb("checkpoint", "a", "apply", name)
+        nb("start", "a")
+        nb("stop", "--force", "a")
+    for n in (1, 3, 4):
+        nb("checkpoint", "a", "delete", f"h{n}")
+
+
 def many():
     """More than fifty at once: the C library sorts long lists in another way, for which the sandbox killed the machine."""
     nb("start", "a")
@@ -166,6 +203,7 @@ try:
     with open(f"{work}/disk", "wb") as f:
         f.truncate(4 << 20)
     nb("create", "a", "--kernel", f"{work}/count", "--memory", "16M", "--disk", f"{work}/disk")
+    half_written()
     long_chain()
     branches_off()
     killed()
