@@ -214,7 +214,8 @@ static bool take_poll(struct cpu *c)
 		return false;
 	if (c->virt->poll(c))
 		return true;
-	c->deferred |= PEND_VIRT; /* a window may open when IF or a shadow changes */
+	if (!c->virt->poll_waits || c->virt->poll_waits(c))
+		c->deferred |= PEND_VIRT; /* a window may open when IF or a shadow changes */
 	return false;
 }
 

@@ -75,6 +75,9 @@ struct virt_ops {
 	 * its turn after the #DB. NMIs: arch.nmi_pending (a count: poll takes one off when it exits for it). Interrupts: intc->pending. What poll leaves alone is then
 	 * delivered to the guest by the core as without nesting. Windows: poll is called again when IF, a shadow or NMI blocking changes. */
 	bool (*poll)(struct cpu *c);
+	/* After a poll that left the guest running: does something wait for IF, a shadow or NMI blocking? False: nobody needs to hear of their changes, which
+	 * makes each STI of the guest cheaper. NULL: always. */
+	bool (*poll_waits)(const struct cpu *c);
 	/* Guest mode: INIT or SIPI arrived. True: handled (exit). In VMX root operation INIT is blocked: see init_blocked. */
 	bool (*init_signal)(struct cpu *c);
 	bool (*sipi)(struct cpu *c, unsigned vector);

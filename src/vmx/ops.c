@@ -152,6 +152,7 @@ const struct virt_ops vmx_ops = {
 	.apic_access_page = vmx_apic_access_page,
 	.virtual_apic = vmx_virtual_apic,
 	.poll = vmx_poll,
+	.poll_waits = vmx_poll_waits,
 	.init_signal = vmx_init_signal,
 	.sipi = vmx_sipi,
 	.init_blocked = init_blocked,

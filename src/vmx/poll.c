@@ -101,6 +101,16 @@ static bool poll_interrupt(struct cpu *c)
 	return false;
 }
 
+/* What poll_first() looks at comes from instructions, which pend for themselves, and so does a virtual interrupt when it is recognised (s.virt_intr stays
+ * set until it is delivered); the timer has its deadline; a real interrupt that IF, not we, keeps back is the core's to remember. */
+bool vmx_poll_waits(const struct cpu *c)
+{
+	const struct vmx *v = vmx_of(c);
+
+	return has(v, CTL_PROC_INTR_WINDOW) || has(v, CTL_PROC_NMI_WINDOW) || v->s.virt_intr || c->arch.nmi_pending ||
+	       c->arch.shadow || c->mtf != MTF_OFF || c->arch.activity != ACT_ACTIVE || c->arch.pending_dbg;
+}
+
 bool vmx_poll(struct cpu *c)
 {
 	struct vmx *v = vmx_fresh(c);

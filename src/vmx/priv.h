@@ -262,6 +262,7 @@ void vmx_take_exit(struct cpu *c, const struct event *during);
 bool vmx_init_signal(struct cpu *c);
 bool vmx_sipi(struct cpu *c, unsigned vector);
 bool vmx_poll(struct cpu *c);
+bool vmx_poll_waits(const struct cpu *c);
 u64 vmx_deadline(const struct cpu *c);
 void vmx_want_exit(struct cpu *c, u32 reason, u64 qualification); /* record for EVENT_VIRT, set cpu->fault */
 
