@@ -173,6 +173,14 @@ void mmu_bank_jump(struct cpu *c, u64 rip, void *code)
 	}
 }
 
+void mmu_bank_forget_jump(struct cpu *c, u64 rip)
+{
+	struct tlb_bank *b = mmu_bank(c);
+	unsigned i = mmu_jump_slot(rip);
+	if (c->acc_class != 3 && b->jump[i].rip == rip)
+		jump_clear(b, i);
+}
+
 void mmu_banks_drop_jumps(struct cpu *c)
 {
 	for (unsigned i = 0; c->tlb->banks && i < BANKS; i++)

@@ -1,7 +1,7 @@
 /* Guest memory from host code: the effective address, then a probe of the bank (cpu/mmu.h) that does tag, permission and page crossing with one
  * compare:
  *
- *   lea  S0, address        rorx S1, S0, 7        and S1d, 1023 * 32
+ *   lea  S0, address        rorx S1, S0, 7        and S1d, (entries - 1) * 32
  *   xor  S0, gs:[S1]        (offset in the page if the tag is right, else something above)
  *   cmp  S0, 4096 - size    ja miss
  *   add  S0, gs:[S1 + host]
@@ -13,7 +13,7 @@
  * does the rest of the block, and when that happens often the block gets a twin without groups (twin.c). */
 #include "jit/tr.h"
 
-_Static_assert(sizeof(struct tlb_fast) == 32 && TLB_ENTRIES == 1024, "the probe's index");
+_Static_assert(sizeof(struct tlb_fast) == 32, "the probe's shift");
 
 /* Base and index in registers; at most one load each. */
 static struct rm plain(struct tr *t, const struct address *at, unsigned to)
@@ -92,7 +92,7 @@ static void probe(struct tr *t, unsigned reg, unsigned size, struct site *s)
 		as_ins(a, 0, 8, 0xc1, DIGIT | 5, rm_reg(S1), 1); /* shr */
 		as8(a, 7);
 	}
-	as_alu_imm(a, 0, OP_AND, 4, rm_reg(S1), 0x7fe0);
+	as_alu_imm(a, 0, OP_AND, 4, rm_reg(S1), (TLB_ENTRIES - 1) * sizeof(struct tlb_fast));
 	as_gs(a);
 	as_alu_load(a, OP_XOR, 8, reg, rm_mem(S1, s->kind == SITE_WRITE ? offsetof(struct tlb_fast, w) : offsetof(struct tlb_fast, r)));
 	as_alu_imm(a, 0, OP_CMP, 8, rm_reg(reg), 4096 - size);
