@@ -193,34 +193,70 @@ static bool serve(struct cpu *c)
 	return false;
 }
 
-/* C has brought the guest to arch.rip. On in host code if nothing else is to be done and there is some, else out. */
-static u8 *go_on(struct cpu *c)
+/* May host code go on at arch.rip, as far as everything but the code itself goes? */
+static bool may_go_on(struct cpu *c)
 {
 	struct jit *j = jit_of(c);
 	if (unlikely(j->lockstep || c->dbg)) /* a debugger is asked in the engine's loop */
-		return NULL;
+		return false;
 	if (unlikely(cpu_must_service(c)) && !serve(c))
-		return NULL;
-	if (unlikely(!(c->mode & MODE_L) || c->acc_class == 3))
-		return NULL;
-	u64 rip = c->arch.rip;
+		return false;
+	return likely((c->mode & MODE_L) && c->acc_class != 3);
+}
+
+/* Host code at rip, or NULL; then *b is the block, NULL if there is none yet. */
+static u8 *code_at(struct cpu *c, u64 rip, struct block **b)
+{
+	struct jit *j = jit_of(c);
 	j->in.xneed = c->arch.cpl == 3 ? TLB_XU : TLB_XS;
-	struct tlb_bank *bank = mmu_bank(c);
-	const struct tlb_jump *at = &bank->jump[mmu_jump_slot(rip)];
-	u8 *code = at->code;
-	if (at->rip != rip) {
-		struct block *b = block_peek(c, rip);
-		if (!b || !b->code)
-			return NULL;
-		code = ((struct code *)b->code)->far;
-		mmu_bank_jump(c, rip, code);
-		j->stats.jump_fills++;
-	}
-	prepare(c);
-	jit_returns_switch(c);
-	j->hot->s0 = rip;
-	j->stats.stays++;
+	const struct tlb_jump *at = &mmu_bank(c)->jump[mmu_jump_slot(rip)];
+	if (likely(at->rip == rip))
+		return at->code;
+	*b = block_peek(c, rip);
+	if (!*b || !(*b)->code)
+		return NULL;
+	u8 *code = ((struct code *)(*b)->code)->far;
+	mmu_bank_jump(c, rip, code);
+	j->stats.jump_fills++;
 	return code;
+}
+
+/* Has no host code and gets none soon. One that still counts may be translated when it is entered, and must not be while host code waits for us. */
+static bool stays_cold(const struct jit *j, const struct block *b)
+{
+	return b && !b->code && b->insn[0].fn != jit_h_count && b->insn[0].fn != jit_h_enter && !j->path.on && !(trace_mask & (BIT(TRACE_INSN) | BIT(TRACE_BLOCK)));
+}
+
+#define COLD_RUN 16 /* cold blocks in a row until the engine's loop takes over */
+
+/* C has brought the guest to arch.rip. On in host code if nothing else is to be done and there is some, else out. Blocks that cross a page or consist
+ * of one handler lie on every kernel's hot ways: they run from here, which is a quarter of the price of leaving and coming back. */
+static u8 *go_on(struct cpu *c)
+{
+	struct jit *j = jit_of(c);
+	for (unsigned n = 0; n < COLD_RUN && may_go_on(c); n++) {
+		struct block *b;
+		u64 rip = c->arch.rip;
+		u8 *code = code_at(c, rip, &b);
+		if (likely(code != NULL)) {
+			prepare(c);
+			jit_returns_switch(c);
+			j->hot->s0 = rip;
+			j->stats.stays++;
+			return code;
+		}
+		if (!stays_cold(j, b))
+			return NULL;
+		j->stats.cold++;
+		j->inside = true;
+		enum step step = block_enter(c, b, rip);
+		j->inside = false;
+		if (step == STEP_FAULT) {
+			interp_uncount_fault(c);
+			cpu_take_fault(c);
+		}
+	}
+	return NULL;
 }
 
 /* A handler has ended with step s. */
@@ -275,6 +311,18 @@ static bool looped(struct cpu *c, struct block *b, struct site *s)
 	j->path.head = b;
 	j->path.on = true;
 	return true;
+}
+
+/* A jump table still knows a block that has died. It forgets it, or every jump to that address would come here. */
+static u8 *on_gone(struct cpu *c, struct site *s)
+{
+	struct jit *j = jit_of(c);
+	settle_flags(c, s);
+	close_fp(c);
+	c->icount = j->base - j->hot->left;
+	c->arch.rip = j->hot->s0;
+	mmu_bank_forget_jump(c, c->arch.rip);
+	return go_on(c);
 }
 
 /* A direct jump within the page. Its target's code is at hand: aimed there, and on. */
@@ -449,12 +497,7 @@ u8 *jit_on_site(struct cpu *c, struct site *s)
 	case SITE_DEEP:
 		j->hot->rsp = j->hot->rsp_base;
 		return jit_host(j, s->retry);
-	case SITE_GONE:
-		settle_flags(c, s);
-		close_fp(c);
-		c->icount = j->base - j->hot->left;
-		c->arch.rip = j->hot->s0;
-		return NULL;
+	case SITE_GONE: return on_gone(c, s);
 	}
 	return NULL;
 }

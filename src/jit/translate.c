@@ -277,7 +277,7 @@ static u64 now_ns(void)
 }
 
 /* A handler called from host code costs as much as ten that run one after the other. */
-static bool pays(const struct tr *t) { return t->emitted && (t->handlers <= 1 || t->handlers * 4 <= t->emitted || !jit_hot); }
+static bool pays(const struct tr *t) { return (t->emitted || (t->b->n == 1 && t->ended)) && (t->handlers <= 1 || t->handlers * 4 <= t->emitted || !jit_hot); }
 
 void tr_start(struct cpu *c, struct block *b, struct tr *t, struct plan *plan)
 {
