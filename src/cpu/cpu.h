@@ -246,6 +246,8 @@ struct cpu {
 	struct cpu_debug *dbg;   /* cpu/debugger.h; NULL unless a debugger is there */
 	const struct virt_ops *virt; /* NULL without nesting */
 	void *virt_state;
+	const u64 *vm_fields;    /* what VMREAD reads in root operation, by slot; NULL: there is no current VMCS, or somebody traces */
+	const u16 *vm_field_row; /* by even field encodings: slot << 2 | width (1: 16, 2: 32, 3: 64 bits); 0: not such a field. VM_FIELD_ROWS of them */
 	const struct intc_ops *intc;
 	void *intc_state;
 	struct mem *mem;
@@ -258,6 +260,10 @@ struct cpu {
 	struct cpu_stats stats;
 	char death[256];         /* after a triple fault: where and why, one sentence */
 };
+
+/* Field encodings have bits 1 to 6 (index), 10, 11 (type), 13, 14 (width); bit 0 is for the upper half (SDM "VMCS Encoding"). */
+#define VM_FIELD_BITS 0x6c7eu
+#define VM_FIELD_ROWS (VM_FIELD_BITS / 2 + 1)
 
 /* cpu->step; the low two bits are the SHADOW_* bits that end with the instruction. */
 #define STEP_ARMED 0x80u

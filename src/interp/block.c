@@ -413,8 +413,13 @@ struct block *block_peek(struct cpu *c, u64 rip)
 	if (!t)
 		return NULL;
 	u64 key = block_key(t->frame, rip, c->mode);
-	struct block *b = e->jump[jump_slot(key)];
-	return b && b->key == key ? b : NULL;
+	struct block **at = &e->jump[jump_slot(key)], *b = *at;
+	if (likely(b && b->key == key))
+		return b;
+	b = hash_find(e, key); /* two that share a place must not send each other out of host code for ever */
+	if (b)
+		*at = b;
+	return b;
 }
 
 noinline struct block *block_find(struct cpu *c)

@@ -82,7 +82,7 @@ int block_cache_create(struct cpu *c);
 void block_cache_destroy(struct cpu *c);
 /* The block at CS:cpu->rip, decoded if need be. NULL: cpu->fault is set. */
 struct block *block_find(struct cpu *c);
-/* The block at rip in 64-bit mode if the TLB and the jump cache know it, else NULL. */
+/* The block at rip in 64-bit mode if the TLB knows its page and there is one, else NULL. */
 struct block *block_peek(struct cpu *c, u64 rip);
 void block_forget(struct cpu *c, u64 frame, unsigned first_line, unsigned last_line);
 void block_forget_all(struct cpu *c);

@@ -125,26 +125,69 @@ static void redo(struct tr *t)
 	}
 }
 
-/* Leaves and comes back when hot->lazy_op does not allow what follows. */
-static void normalize_if(struct tr *t, unsigned cond, unsigned limit)
+#define PIECE 32 /* bytes */
+
+/* Does what redo() does, with operands from struct hot. */
+static void load_lazy(struct as *a, struct cpu *c, struct hot *h, unsigned op, unsigned n)
 {
-	struct site *s = tr_site(t, SITE_FLAGS);
-	as_alu_imm(&t->a, 0, OP_CMP, 4, rm_abs(&t->hot->lazy_op), limit);
-	tr_stub(t, as_jcc(&t->a, cond, t->a.p), s);
-	s->retry = jit_off(t->j, t->a.p);
+	struct rm b = rm_abs(&h->lazy_b);
+	as_load(a, 8, S1, rm_abs(&h->lazy_a));
+	switch (op) {
+	case RC_CMP: as_alu_load(a, OP_CMP, n, S1, b); break;
+	case RC_TEST: as_alu_load(a, OP_TEST, n, S1, b); break;
+	case RC_LOGIC: as_alu_load(a, OP_TEST, n, S1, rm_reg(S1)); break;
+	case RC_ADD:
+	case RC_SUB:
+		as_alu_load(a, op == RC_ADD ? OP_SUB : OP_ADD, n, S1, b);
+		as_alu_load(a, op == RC_ADD ? OP_ADD : OP_SUB, n, S1, b);
+		break;
+	case RC_NEG:
+		as_ins(a, 0, n, 0xf6 | (n > 1), 3, rm_reg(S1), 0);
+		as_ins(a, 0, n, 0xf6 | (n > 1), 3, rm_reg(S1), 0);
+		break;
+	default:
+		as_ins(a, 0, n, 0xfe | (n > 1), op == RC_INC ? 1 : 0, rm_reg(S1), 0);
+		as_ins(a, 0, 2, 0x0fba, 4, rm_abs(&c->arch.cc), 1); /* bt cc, 8 */
+		as8(a, 8);
+		as_ins(a, 0, n, 0xfe | (n > 1), op == RC_INC ? 0 : 1, rm_reg(S1), 0);
+	}
 }
 
-static void load_cc(struct tr *t)
+static void load_cc(struct as *a, struct cpu *c)
 {
-	struct as *a = &t->a;
-	normalize_if(t, CC_NE, 0);
 	as_mov(a, 8, S1, RAX);
-	as_ins(a, 0, 4, 0x0fb7, RAX, rm_abs(&t->c->arch.cc), 0);
+	as_ins(a, 0, 4, 0x0fb7, RAX, rm_abs(&c->arch.cc), 0);
 	as8(a, 0x04); /* add al, 127: OF */
 	as8(a, 127);
 	as8(a, 0x9e); /* sahf */
 	as_mov(a, 8, RAX, S1);
 }
+
+/* One piece of PIECE bytes for each value of hot->lazy_op, and a jump to the right one. */
+void flags_make_thunk(struct as *a, struct jit *j, struct cpu *c)
+{
+	u8 *piece = a->p = (u8 *)align_up((uintptr_t)a->p, 64);
+	for (unsigned lazy = 0; lazy < (RC_NEG + 1) << 4; lazy++) {
+		unsigned n = lazy & 15;
+		a->p = piece + lazy * PIECE;
+		if (!lazy)
+			load_cc(a, c);
+		else if (lazy >> 4 && (n == 1 || n == 2 || n == 4 || n == 8))
+			load_lazy(a, c, j->hot, lazy >> 4, n);
+		as8(a, 0xc3);
+		bug_if(a->p > piece + (lazy + 1) * PIECE);
+	}
+	a->p = j->load_flags = (u8 *)align_up((uintptr_t)a->p, 64);
+	as_load(a, 4, S1, rm_abs(&j->hot->lazy_op));
+	as_push(a, S0);
+	as_ins(a, 0, 4, 0xc1, DIGIT | 4, rm_reg(S1), 1); /* shl */
+	as8(a, 5);
+	as_lea(a, 8, S0, rm_abs(piece));
+	as_lea(a, 8, S1, rm_sib(S0, S1, 0, 0));
+	as_pop(a, S0);
+	as_ins(a, 0, 4, 0xff, DIGIT | 4, rm_reg(S1), 0);
+}
+_Static_assert(PIECE == 1 << 5, "the shift above");
 
 void tr_flags_host(struct tr *t, unsigned need)
 {
@@ -153,7 +196,7 @@ void tr_flags_host(struct tr *t, unsigned need)
 	if (t->rc.op)
 		redo(t);
 	else if (t->mem)
-		load_cc(t);
+		as_call(&t->a, t->j->load_flags);
 	t->host = F_ALL;
 }
 
@@ -161,15 +204,10 @@ void tr_cf_to_cc(struct tr *t)
 {
 	if (t->rc.op && t->rc.op <= RC_KEEPS_CF)
 		return;
-	if (!t->mem || t->rc.op || t->host == F_ALL) {
-		tr_flags_host(t, F_ALL);
-		t->rc = rc_none();
-		t->mem = false;
-		tr_flags_save(t);
-		return;
-	}
-	normalize_if(t, CC_A, RC_KEEPS_CF << 4 | 15);
-	t->host = 0;
+	tr_flags_host(t, F_ALL);
+	t->rc = rc_none();
+	t->mem = false;
+	tr_flags_save(t);
 }
 
 /* ---- what instructions do ---- */

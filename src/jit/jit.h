@@ -124,6 +124,7 @@ struct jit {
 	u8 *first, *next;       /* code: first byte after the thunks, free space up to */
 	u8 *sites;              /* sites, downwards from the end */
 	u8 *enter, *out, *out_vec, *gone; /* thunks: into host code; from a site to C */
+	u8 *load_flags;         /* a call of it brings the flags from memory into the host's; uses S1 */
 	u8 *ret_miss;           /* a return to another place than the host's stack says; S0: rip, S1: the RET's site */
 	u32 jump_gen;           /* c->tlb->jump_gen when the host's stack was empty */
 	struct { u64 space, rsp, base; } stretch[RETURNS_DEPTH]; /* returns.c */

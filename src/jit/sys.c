@@ -206,6 +206,41 @@ bool e_mfence(struct tr *t, const struct insn *i)
 	return true;
 }
 
+/* ---- VMX ---- */
+/* SDM "VMREAD", of a register in root operation, of a field that there is and not its upper half. VMsucceed clears the flags. */
+bool e_vmread(struct tr *t, const struct insn *i)
+{
+	static const u64 masks[4] = { 0, 0xffff, 0xffffffff, ~0ull };
+	struct as *a = &t->a;
+	struct cpu *c = t->c;
+	if (!c->vm_field_row || (i->flags & INSN_MEM))
+		return false;
+	need_cpl0(t);
+	need_clear(t, &c->arch.guest_mode, 0xff);
+	as_load(a, 8, S0, greg(t, i->src));
+	as_alu_imm(a, 0, OP_TEST, 8, rm_reg(S0), ~(u64)VM_FIELD_BITS);
+	leave_unless(t, CC_E);
+	as_mov_imm(a, HOST, (u64)(uintptr_t)c->vm_field_row);
+	as_ins(a, 0, 4, 0x0fb7, S1, rm_sib(HOST, S0, 0, 0), 0); /* movzx: encodings are even, rows two bytes */
+	as_mov_imm(a, HOST, (u64)(uintptr_t)masks);
+	as_mov(a, 4, S0, S1);
+	as_alu_imm(a, 0, OP_AND, 4, rm_reg(S0), 3);
+	leave_unless(t, CC_NE);
+	as_load(a, 8, HOST, rm_sib(HOST, S0, 3, 0));
+	as_load(a, 8, S0, rm_abs(&c->vm_fields));
+	as_alu_load(a, OP_TEST, 8, S0, rm_reg(S0));
+	leave_unless(t, CC_NE);
+	as_ins(a, 0, 4, 0xc1, DIGIT | 5, rm_reg(S1), 1); /* shr */
+	as8(a, 2);
+	as_alu_load(a, OP_AND, 8, HOST, rm_sib(S0, S1, 3, 0));
+	put_reg(t, i->dst, 8, HOST);
+	as_mov_imm(a, S1, 1);
+	as_alu_imm(a, 0, OP_ADD, 4, rm_reg(S1), 0);
+	plan_forget(t);
+	tr_flags_set(t, rc_none());
+	return true;
+}
+
 /* ---- memory ---- */
 bool e_cmpxchg16b(struct tr *t, const struct insn *i)
 {

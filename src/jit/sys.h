@@ -4,7 +4,7 @@
 
 #include "jit/tr.h"
 
-emit_fn e_cli, e_sti, e_pushf, e_stac, e_clac, e_swapgs, e_rdbase, e_wrbase, e_rdpkru, e_pause, e_mfence, e_cmpxchg16b;
+emit_fn e_cli, e_sti, e_pushf, e_stac, e_clac, e_swapgs, e_rdbase, e_wrbase, e_rdpkru, e_pause, e_mfence, e_cmpxchg16b, e_vmread;
 bool tr_bit_string(struct tr *t, const struct insn *i, unsigned op);
 
 #endif

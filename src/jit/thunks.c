@@ -139,6 +139,8 @@ void jit_make_thunks(struct cpu *c)
 	j->gone = a.p = (u8 *)align_up((uintptr_t)a.p, 64);
 	leave_as(&a, j, SITE_GONE); /* where far entries of dead blocks lead */
 	a.p = (u8 *)align_up((uintptr_t)a.p, 64);
+	flags_make_thunk(&a, j, c);
+	a.p = (u8 *)align_up((uintptr_t)a.p, 64);
 	u8 *ret_empty = j->hot->ret_empty = make_ret_miss(&a, j);
 	j->enter = a.p = (u8 *)align_up((uintptr_t)a.p, 64);
 	make_enter(&a, c, j->hot, ret_empty);

@@ -246,6 +246,7 @@ void plan_forget(struct tr *t);
 void tr_flags_save(struct tr *t);                  /* to memory; host flags survive. Uses S1 */
 void tr_flags_host(struct tr *t, unsigned need);   /* into the host's flags. Uses S1 */
 void tr_flags_set(struct tr *t, struct recipe rc); /* the host's flags are now the guest's */
+void flags_make_thunk(struct as *a, struct jit *j, struct cpu *c); /* j->load_flags */
 void tr_cf_to_cc(struct tr *t);                    /* arch.cc's CF is valid and stays so beside a recipe that keeps it */
 /* What instruction i reads and fully replaces, in this form. */
 void tr_flag_effect(const struct insn *i, unsigned *reads, unsigned *kills);

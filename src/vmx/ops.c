@@ -84,6 +84,7 @@ static void reset(struct cpu *c)
 	v->s.vmcs_ptr = VMCS_NONE;
 	v->vmcs = NULL;
 	v->vmcs_frame = -1;
+	vmcs_offer(c);
 	v->ept = v->ept_ad = v->mbec = v->iret_unblocked = false;
 	v->npt_tag = 0;
 	v->fresh = true;
@@ -124,6 +125,7 @@ int vmx_create(struct cpu *c)
 	c->virt_state = v;
 	isa_decoder_init(&v->dec, true, true);
 	vmx_caps_init(c);
+	vmcs_find_rows(c);
 	reset(c);
 	return 0;
 }

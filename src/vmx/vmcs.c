@@ -59,6 +59,23 @@ void vmx_page_written(struct cpu *c, i64 frame, unsigned off, unsigned len)
 		mem_note_write(c->mem, frame, off, len);
 }
 
+void vmcs_find_rows(struct cpu *c)
+{
+	struct vmx *v = vmx_of(c);
+
+	for (unsigned s = 0; s < VF_COUNT; s++)
+		if (can(v, vmcs_fields[s].gate) && !(vmcs_fields[s].encoding & ~VM_FIELD_BITS))
+			v->field_row[vmcs_fields[s].encoding / 2] = (u16)(s << 2 | (vmcs_fields[s].bytes == 2 ? 1 : vmcs_fields[s].bytes == 4 ? 2 : 3));
+	c->vm_field_row = v->field_row;
+}
+
+void vmcs_offer(struct cpu *c)
+{
+	struct vmx *v = vmx_of(c);
+
+	c->vm_fields = v->vmcs && !trace_on(TRACE_VMX) ? v->vmcs->f : NULL;
+}
+
 void vmx_set_vmcs(struct cpu *c, u64 at)
 {
 	struct vmx *v = vmx_of(c);
@@ -67,9 +84,10 @@ void vmx_set_vmcs(struct cpu *c, u64 at)
 	if (at == VMCS_NONE) {
 		v->vmcs = NULL;
 		v->vmcs_frame = -1;
-		return;
+	} else {
+		v->vmcs = (struct vmcs *)vmx_page(c, at, &v->vmcs_frame);
 	}
-	v->vmcs = (struct vmcs *)vmx_page(c, at, &v->vmcs_frame);
+	vmcs_offer(c);
 }
 
 void vmcs_put(struct cpu *c, enum vmcs_slot s, u64 value)

@@ -3,6 +3,7 @@
  * have been done by host code, so that nothing passes because it was left to the handlers. */
 #include "interp_rig.h"
 #include "jit/jit.h"
+#include "vmx/vmx.h"
 
 #include <stdlib.h>
 
@@ -16,7 +17,8 @@
 static struct core r;
 
 struct expect { u64 rax, rcx, iflag, x87_top; };
-static const struct { const char *name, *hex; ZydisMnemonic op; struct expect end; } rows[] = {
+struct row_of_code { const char *name, *hex; ZydisMnemonic op; struct expect end; };
+static const struct row_of_code rows[] = {
 	{ "STI; JMP", "fa fb eb00 90", ZYDIS_MNEMONIC_STI, { ANY, ANY, 1 } },
 	{ "STI; NOP; NOP", "fa fb 90 90", ZYDIS_MNEMONIC_STI, { ANY, ANY, 1 } },
 	{ "STI as the last but HLT", "fa fb", ZYDIS_MNEMONIC_STI, { ANY, ANY, 1 } },
@@ -39,6 +41,18 @@ static const struct { const char *name, *hex; ZydisMnemonic op; struct expect en
 	/* mov ecx, 3; again: fld1; dec ecx; jnz again */
 	{ "x87 registers", "b903000000 d9e8 ffc9 75fa", ZYDIS_MNEMONIC_DEC, { ANY, 0, ANY, 5 } },
 	{ "x87 registers and memory", "b905000000 d9e8 d9e8 dec1 dd1e ffc9 75f4 488b06", ZYDIS_MNEMONIC_DEC, { 0x4000000000000000, 0, ANY, 0 } },
+};
+
+/* mov rcx, value; mov edx, field; vmwrite rdx, rcx; mov eax, 5; sub ecx, ecx; vmread rax, rdx; pushf; pop rcx. NOP: its handler does it. */
+#define VMREAD(value, field) "48b9" value "ba" field " 0f79d1 b805000000 29c9 0f78d0 9c 59"
+static const struct row_of_code vmx_rows[] = {
+	{ "VMREAD of HOST_RIP", VMREAD("8877665544332211", "166c0000"), ZYDIS_MNEMONIC_VMREAD, { 0x1122334455667788, 2, ANY } },
+	{ "VMREAD of 32 bits", VMREAD("8877665544332211", "00400000"), ZYDIS_MNEMONIC_VMREAD, { 0x55667788, 2, ANY } },
+	{ "VMREAD of 16 bits", VMREAD("8877665544332211", "00080000"), ZYDIS_MNEMONIC_VMREAD, { 0x7788, 2, ANY } },
+	{ "VMREAD of an upper half", VMREAD("8877665544332211", "01200000"), ZYDIS_MNEMONIC_NOP, { 0x55667788, 2, ANY } },
+	{ "VMREAD of no field", VMREAD("8877665544332211", "7e6c0000"), ZYDIS_MNEMONIC_NOP, { 5, 0x42, ANY } },
+	{ "VMREAD of an encoding with reserved bits", VMREAD("8877665544332211", "167c0000"), ZYDIS_MNEMONIC_NOP, { 5, 0x42, ANY } },
+	{ "flags across VMREAD's neighbours", "31c9 ba166c0000 83f901 0f78d0 0f92c1", ZYDIS_MNEMONIC_VMREAD, { ANY, 0, ANY } },
 };
 
 static int open_it(void **state)
@@ -87,15 +101,15 @@ static bool want(const char *row, const char *what, u64 is, u64 should)
 	return false;
 }
 
-static void the_blocks(void **state)
+static void run_rows(const struct row_of_code *list, unsigned count)
 {
 	const struct cpu *c = r.cpu;
 	bool ok = true;
-	for (unsigned n = 0; n < array_len(rows); n++) {
-		const char *name = rows[n].name;
-		const struct expect *e = &rows[n].end;
+	for (unsigned n = 0; n < count; n++) {
+		const char *name = list[n].name;
+		const struct expect *e = &list[n].end;
 		struct jit *j = jit_of(c);
-		unsigned len = interp_put(&r, AT_CODE, rows[n].hex);
+		unsigned len = interp_put(&r, AT_CODE, list[n].hex);
 		interp_put(&r, AT_CODE + len, "f4");
 		for (unsigned round = 0; round < 2; round++) { /* the second time the TLB knows the pages */
 			u64 entries = j->stats.entries;
@@ -107,14 +121,41 @@ static void the_blocks(void **state)
 			      want(name, "the shadow", c->arch.shadow, 0) & want(name, "IF", !!(c->arch.rflags & FLAG_IF), e->iflag) &
 			      want(name, "x87 TOP", c->arch.x87[3] >> 3 & 7, e->x87_top) & want(name, "entries of host code", j->stats.entries > entries, true);
 		}
-		if (rows[n].op != ZYDIS_MNEMONIC_STAC || j->fsgsbase) /* without, its handler does it */
-			ok &= want(name, "times that host code left at the instruction", j->prof_left[rows[n].op], 0);
+		if (list[n].op != ZYDIS_MNEMONIC_STAC || j->fsgsbase) /* without, its handler does it */
+			ok &= want(name, "times that host code left at the instruction", j->prof_left[list[n].op], 0);
 	}
 	assert_true(ok);
 }
 
+static void the_blocks(void **state) { run_rows(rows, array_len(rows)); }
+
+/* In VMX root operation, with a current VMCS. */
+static void vmread_in_root_operation(void **state)
+{
+	struct cpu *c = r.cpu;
+	cpu_model_free((struct cpu_model *)c->model);
+	c->model = cpu_model_make("fast", true, 1, c->tsc_khz);
+	assert_int_equal(vmx_create(c), 0);
+	prepare();
+	c->arch.feat_ctl = 5;
+	c->arch.cr0 |= CR0_NE;
+	c->arch.cr4 |= CR4_VMXE;
+	cpu_update_mode(c);
+	core_set(&r, AT_DATA, 8, BASE_K + 0x1000);
+	core_set(&r, AT_DATA + 8, 8, BASE_K + 0x2000);
+	u64 revision;
+	assert_true(cpu_rdmsr(c, 0x480, &revision)); /* IA32_VMX_BASIC */
+	core_set(&r, BASE_K + 0x1000, 4, (u32)revision & 0x7fffffff);
+	core_set(&r, BASE_K + 0x2000, 4, (u32)revision & 0x7fffffff);
+	interp_do(&r, "f30fc736 0fc77608 9c 58"); /* vmxon [rsi]; vmptrld [rsi + 8]; pushf; pop rax */
+	assert_int_equal(c->arch.gpr[GPR_RAX], 2);
+	run_rows(vmx_rows, array_len(vmx_rows));
+	vmx_destroy(c);
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test_setup_teardown(the_blocks, open_it, close_it) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test_setup_teardown(the_blocks, open_it, close_it),
+					    cmocka_unit_test_setup_teardown(vmread_in_root_operation, open_it, close_it) };
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
