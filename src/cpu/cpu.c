@@ -30,6 +30,16 @@ static void bounds64(struct cpu *c)
 	}
 }
 
+static bool spans_all(const struct cpu *c, unsigned n) { return c->seg_base[n] == 0 && c->bound_w[n] == (u64)1 << 32; }
+
+/* Nothing that an instruction does through these four segments needs a base or a check. */
+static bool is_flat(const struct cpu *c, u32 mode)
+{
+	const struct seg *cs = &c->arch.seg[SEG_CS];
+	const u32 want = MODE_D | MODE_SSB | MODE_PE;
+	return (mode & want) == want && cs->base == 0 && cs->limit == 0xffffffff && spans_all(c, SEG_SS) && spans_all(c, SEG_DS) && spans_all(c, SEG_ES);
+}
+
 void cpu_update_mode(struct cpu *c)
 {
 	const struct cpu_arch *a = &c->arch;
@@ -53,6 +63,8 @@ void cpu_update_mode(struct cpu *c)
 		c->stack_mask = mode & MODE_SSB ? 0xffffffff : 0xffff;
 		for (unsigned n = 0; n < SEG_COUNT; n++)
 			seg_bounds(c, n, mode & MODE_PE);
+		if (is_flat(c, mode))
+			mode |= MODE_FLAT;
 	}
 	for (unsigned n = SEG_COUNT; n < SEG_COUNT + 2; n++) {
 		c->seg_base[n] = 0;

@@ -190,6 +190,7 @@ extern const struct state_desc cpu_arch_state;
 #define MODE_PE     8u  /* protected mode and not VM86 */
 #define MODE_ONE    16u /* blocks of a single instruction */
 #define MODE_VM86   32u
+#define MODE_FLAT   64u /* 32-bit code and stack, protected mode; CS, SS, DS, ES span 4 GiB from 0, of types that permit all */
 
 /* What the engine asks of the VM around it; filled in by vm/. Every vCPU thread calls these for itself. */
 struct cpu_io {

@@ -105,6 +105,7 @@ struct tlb_bank {
 	u64 jump_pages[TLB_JUMP_PAGES / 64]; /* a bit per hashed page number: the page may have an entry in jump, or return addresses on the host's stack */
 	u64 jump_local[TLB_JUMPS / 64];      /* which entries are not of global pages */
 	bool ready, any_jump, any_local;
+	bool flat; /* jump: 32-bit code */
 };
 
 #define TLB_STREAMS 4
@@ -172,6 +173,8 @@ void mmu_bank_jump(struct cpu *c, u64 rip, void *code);
 void mmu_bank_forget_jump(struct cpu *c, u64 rip);
 /* Host code of rip's page is entered, not through the table: what it leaves on the host's stack has to be found by invalidations. */
 void mmu_bank_runs(struct cpu *c, u64 rip);
+/* From now on the current context's banks of this privilege have jump tables for 32-bit code (flat), or for 64-bit code. */
+void mmu_bank_mode(struct cpu *c, bool flat);
 /* All host code goes away. */
 void mmu_banks_drop_jumps(struct cpu *c);
 

@@ -181,6 +181,18 @@ void mmu_bank_forget_jump(struct cpu *c, u64 rip)
 		jump_clear(b, i);
 }
 
+void mmu_bank_mode(struct cpu *c, bool flat)
+{
+	unsigned cls = c->acc_class == 2 ? 2 : 0, end = c->acc_class == 2 ? 3 : 2;
+	for (; c->acc_class < 3 && cls < end; cls++) {
+		struct tlb_bank *b = c->tlb->cur_bank[cls];
+		if (b && b->flat != flat) {
+			bank_clear_jumps(b);
+			b->flat = flat;
+		}
+	}
+}
+
 void mmu_banks_drop_jumps(struct cpu *c)
 {
 	for (unsigned i = 0; c->tlb->banks && i < BANKS; i++)

@@ -221,7 +221,7 @@ static void killed(struct cpu *c, struct block *b)
 static void built(struct cpu *c, struct block *b)
 {
 	u32 mode = b->key & 0xff;
-	if (!(mode & MODE_L) || (mode & MODE_ONE) || b->frame[1] != NO_FRAME)
+	if (!jit_mode(mode) || b->frame[1] != NO_FRAME)
 		return;
 	b->first = b->insn[0].fn;
 	b->insn[0].fn = jit_h_count;

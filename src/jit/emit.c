@@ -325,7 +325,7 @@ static bool e_lea(struct tr *t, const struct insn *i)
 {
 	unsigned n = i->opsize;
 	bool simple = (i->base >= GPR_ZERO || homed(t, i->base)) && (i->index >= GPR_ZERO || homed(t, i->index)); /* one LEA reads both, then writes */
-	if (n == 8 && homed(t, i->dst) && simple)
+	if (n == t->width && homed(t, i->dst) && simple)
 		return tr_effective(t, i, t->home[i->dst]);
 	if (!tr_effective(t, i, S0))
 		return false;
@@ -365,62 +365,65 @@ static bool e_setcc(struct tr *t, const struct insn *i)
 }
 
 /* ---- stack ---- */
-static void push_probe(struct tr *t) { tr_access(t, &(struct address){ .base = GPR_RSP, .index = GPR_ZERO, .disp = -8 }, 8, true); }
+static void push_probe(struct tr *t) { tr_access(t, &(struct address){ .base = GPR_RSP, .index = GPR_ZERO, .disp = -(i32)t->width }, t->width, true); }
 static void move_rsp(struct tr *t, i32 by)
 {
 	if (t->may_be_late)
 		t->rsp_late += by;
 	else
-		as_lea(&t->a, 8, t->home[GPR_RSP], rm_mem(t->home[GPR_RSP], by));
+		as_lea(&t->a, t->width, t->home[GPR_RSP], rm_mem(t->home[GPR_RSP], by));
 }
 
 static bool e_push(struct tr *t, const struct insn *i)
 {
 	struct as *a = &t->a;
-	if (i->opsize != 8 || i->aux8 > 2 || (i->flags & INSN_LOCK))
+	unsigned n = t->width;
+	if (i->opsize != n || i->aux8 > 2 || (i->flags & INSN_LOCK))
 		return false;
 	if (mem0(i)) {
-		if (!tr_operand(t, i, 8, false))
+		if (!tr_operand(t, i, n, false))
 			return false;
-		as_load(a, 8, S1, t->m);
+		as_load(a, n, S1, t->m);
 		as_store(a, 8, rm_abs(&t->hot->tmp), S1);
 		push_probe(t);
 		as_load(a, 8, S1, rm_abs(&t->hot->tmp));
-		as_store(a, 8, t->m, S1);
+		as_store(a, n, t->m, S1);
 	} else {
 		push_probe(t);
 		if (has_imm(i))
-			as_store_imm(a, 8, t->m, i->imm);
+			as_store_imm(a, n, t->m, i->imm);
 		else
-			as_store(a, 8, t->m, in_reg(t, i->dst, 8, S1));
+			as_store(a, n, t->m, in_reg(t, i->dst, n, S1));
 	}
-	move_rsp(t, -8);
+	move_rsp(t, -(i32)n);
 	return true;
 }
 
 static bool e_pop(struct tr *t, const struct insn *i)
 {
 	struct as *a = &t->a;
-	if (i->opsize != 8 || i->aux8 || (i->flags & INSN_MEM) || i->src2 == SEL_MOV_SPECIAL)
+	unsigned n = t->width;
+	if (i->opsize != n || i->aux8 || (i->flags & INSN_MEM) || i->src2 == SEL_MOV_SPECIAL)
 		return false;
-	tr_access(t, &(struct address){ .base = GPR_RSP, .index = GPR_ZERO }, 8, false);
+	tr_access(t, &(struct address){ .base = GPR_RSP, .index = GPR_ZERO }, n, false);
 	unsigned x = homed(t, i->dst) ? t->home[i->dst] : S1;
-	as_load(a, 8, x, t->m);
+	as_load(a, n, x, t->m);
 	if (i->dst != GPR_RSP)
-		move_rsp(t, 8);
+		move_rsp(t, (i32)n);
 	if (x == S1)
-		put_reg(t, i->dst, 8, S1);
+		put_reg(t, i->dst, n, S1);
 	return true;
 }
 
 static bool e_leave(struct tr *t, const struct insn *i)
 {
 	struct as *a = &t->a;
-	if (i->opsize != 8)
+	unsigned n = t->width;
+	if (i->opsize != n)
 		return false;
-	tr_access(t, &(struct address){ .base = GPR_RBP, .index = GPR_ZERO }, 8, false);
-	as_lea(a, 8, t->home[GPR_RSP], rm_mem(t->home[GPR_RBP], 8));
-	as_load(a, 8, t->home[GPR_RBP], t->m);
+	tr_access(t, &(struct address){ .base = GPR_RBP, .index = GPR_ZERO }, n, false);
+	as_lea(a, n, t->home[GPR_RSP], rm_mem(t->home[GPR_RBP], (i32)n));
+	as_load(a, n, t->home[GPR_RBP], t->m);
 	return true;
 }
 

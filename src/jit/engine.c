@@ -45,11 +45,22 @@ static void set_gs(const struct jit *j)
 		syscall(SYS_arch_prctl, ARCH_SET_GS, j->hot->bank);
 }
 
+/* The current bank. Jump tables know addresses, not modes: what 64-bit code put there is nothing for 32-bit code. Supervisor code changes between its two
+ * banks without asking (STAC). */
+static struct tlb_bank *bank_of(struct cpu *c)
+{
+	struct tlb_bank *b = mmu_bank(c);
+	bool flat = !(c->mode & MODE_L);
+	if (unlikely(b->flat != flat))
+		mmu_bank_mode(c, flat);
+	return b;
+}
+
 /* All that C may have changed. */
 static void prepare(struct cpu *c)
 {
 	struct jit *j = jit_of(c);
-	struct tlb_bank *bank = mmu_bank(c);
+	struct tlb_bank *bank = bank_of(c);
 	j->hot->vec_ok = vec_ok(c);
 	j->base = min_u64(c->budget_end, c->icount + jit_slice);
 	j->hot->left = j->base - c->icount;
@@ -108,7 +119,7 @@ enum step jit_h_enter(struct cpu *c, const struct insn *i)
 	}
 	for (;;) {
 		jit_run_code(c, b, rip);
-		if (j->step != STEP_END || cpu_must_service(c))
+		if (j->step != STEP_END || cpu_must_service(c) || !jit_mode(c->mode))
 			return j->step;
 		rip = c->arch.rip;
 		b = block_peek(c, rip);
@@ -201,7 +212,7 @@ static bool may_go_on(struct cpu *c)
 		return false;
 	if (unlikely(cpu_must_service(c)) && !serve(c))
 		return false;
-	return likely((c->mode & MODE_L) && c->acc_class != 3);
+	return likely(jit_mode(c->mode) && c->acc_class != 3);
 }
 
 /* Host code at rip, or NULL; then *b is the block, NULL if there is none yet. */
@@ -209,7 +220,7 @@ static u8 *code_at(struct cpu *c, u64 rip, struct block **b)
 {
 	struct jit *j = jit_of(c);
 	j->in.xneed = c->arch.cpl == 3 ? TLB_XU : TLB_XS;
-	const struct tlb_jump *at = &mmu_bank(c)->jump[mmu_jump_slot(rip)];
+	const struct tlb_jump *at = &bank_of(c)->jump[mmu_jump_slot(rip)];
 	if (likely(at->rip == rip))
 		return at->code;
 	*b = block_peek(c, rip);
@@ -330,6 +341,8 @@ static u8 *on_link(struct cpu *c, struct site *s)
 {
 	struct jit *j = jit_of(c);
 	u64 rip = j->hot->page + (u64)(i64)s->link.off;
+	if (!(c->mode & MODE_L))
+		rip = (u32)rip;
 	struct block *b = block_peek(c, rip);
 	if (!j->lockstep && b && b->code && s->link.to && looped(c, b, s)) {
 		settle(c, s);

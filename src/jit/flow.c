@@ -87,20 +87,22 @@ void tr_goto(struct tr *t, i64 off)
 	s = tr_site(t, SITE_JUMP);
 	s->far = true;
 	as_load(a, 8, S0, rm_abs(&t->hot->page));
-	as_lea(a, 8, S0, rm_mem(S0, (i32)off));
+	as_lea(a, t->width, S0, rm_mem(S0, (i32)off));
 	s->retry = jit_off(t->j, a->p);
 	lookup(t, s);
 	flow_jump_found(&t->a);
 }
 
-static i64 target_of(const struct tr *t, const struct insn *i) { return (i64)t->b->off + (i64)i->imm; }
+/* The chained handlers of 64-bit mode want offsets from the block's start, the others what the instruction says. */
+i64 tr_target(const struct block *b, const struct insn *i) { return tr_width(b) == 8 ? (i64)b->off + (i64)i->imm : tr_after(b, i) + (i32)i->imm; }
+i64 tr_after(const struct block *b, const struct insn *i) { return (i64)b->off + i->off + i->len; }
 static bool reaches(i64 off) { return fits32(off); }
 
 bool e_jcc(struct tr *t, const struct insn *i)
 {
 	unsigned cond = jit_rows[i->op].arg;
-	i64 to = target_of(t, i), next = t->b->off + i->disp;
-	if (i->opsize != 8 || !reaches(to))
+	i64 to = tr_target(t->b, i), next = tr_after(t->b, i);
+	if (i->opsize != t->width || !reaches(to))
 		return false;
 	bool joined_to = join_at(t, to, false), joined = join_at(t, next, false) || joined_to;
 	if (!joined)
@@ -128,12 +130,12 @@ enum { TO_REL, TO_REG, TO_MEM, FAR_JMP, FAR_CALL, FAR_RET }; /* aux8 of JMP, CAL
 static bool read_target(struct tr *t, const struct insn *i)
 {
 	if (i->aux8 == TO_REG) {
-		as_load(&t->a, 8, S0, greg(t, i->dst));
+		as_load(&t->a, t->width, S0, greg(t, i->dst));
 		return true;
 	}
-	if (!tr_operand(t, i, 8, false))
+	if (!tr_operand(t, i, t->width, false))
 		return false;
-	as_load(&t->a, 8, S0, t->m);
+	as_load(&t->a, t->width, S0, t->m);
 	return true;
 }
 
@@ -165,13 +167,13 @@ static void jump_to_guess(struct tr *t, struct block *next)
 
 bool e_jmp(struct tr *t, const struct insn *i)
 {
-	if (i->opsize != 8 || i->aux8 > TO_MEM)
+	if (i->opsize != t->width || i->aux8 > TO_MEM)
 		return false;
-	if (i->aux8 == TO_REL && !reaches(target_of(t, i)))
+	if (i->aux8 == TO_REL && !reaches(tr_target(t->b, i)))
 		return false;
 	t->ended = true;
 	if (i->aux8 == TO_REL) {
-		tr_goto(t, target_of(t, i));
+		tr_goto(t, tr_target(t->b, i));
 		t->ended = true;
 		return true;
 	}
@@ -193,11 +195,12 @@ bool e_jmp(struct tr *t, const struct insn *i)
 static void push_return(struct tr *t, const struct insn *i)
 {
 	struct as *a = &t->a;
-	tr_access(t, &(struct address){ .base = GPR_RSP, .index = GPR_ZERO, .disp = -8 }, 8, true);
+	unsigned n = t->width;
+	tr_access(t, &(struct address){ .base = GPR_RSP, .index = GPR_ZERO, .disp = -(i32)n }, n, true);
 	as_load(a, 8, S1, rm_abs(&t->hot->page));
-	as_lea(a, 8, S1, rm_mem(S1, t->b->off + i->off + i->len));
-	as_store(a, 8, t->m, S1);
-	as_lea(a, 8, t->home[GPR_RSP], rm_mem(t->home[GPR_RSP], -8));
+	as_lea(a, n, S1, rm_mem(S1, (i32)tr_after(t->b, i)));
+	as_store(a, n, t->m, S1);
+	as_lea(a, n, t->home[GPR_RSP], rm_mem(t->home[GPR_RSP], -(i32)n));
 }
 
 /* Behind the host's CALL: S0 is where a RET wants to go, the host's stack holds where this CALL said that it would. Whatever happened since, equal
@@ -205,11 +208,11 @@ static void push_return(struct tr *t, const struct insn *i)
 static void landing(struct tr *t, const struct insn *i)
 {
 	struct as *a = &t->a;
-	i64 off = (i64)t->b->off + i->off + i->len;
+	i64 off = tr_after(t->b, i);
 	as_alu_load(a, OP_CMP, 8, S0, rm_mem(RSP, 0));
 	as_jcc(a, CC_NE, t->j->ret_miss);
 	as_pop(a, S0);
-	as_lea(a, 8, S0, rm_mem(S0, (i32)-off));
+	as_lea(a, t->width, S0, rm_mem(S0, (i32)-off));
 	as_store(a, 8, rm_abs(&t->hot->page), S0);
 	t->host = 0;
 	if (same_page(off))
@@ -233,7 +236,7 @@ static void remember_return(struct tr *t)
 static void call_direct(struct tr *t, const struct insn *i)
 {
 	struct as *a = &t->a;
-	i64 to = target_of(t, i);
+	i64 to = tr_target(t->b, i);
 	push_return(t, i);
 	struct block *callee = join_at(t, to, true);
 	struct site *s = same_page(to) || backward(t, to) ? link_site(t, to) : NULL;
@@ -248,7 +251,7 @@ static void call_direct(struct tr *t, const struct insn *i)
 		landing(t, i);
 		as_aim(at, a->p);
 		fork_back(t, &f);
-		t->moved[GPR_RSP] -= 8;
+		t->moved[GPR_RSP] -= t->width;
 		t->rc = rc_none(); /* it may name RSP; memory has the flags */
 		join_block(t, callee);
 		return;
@@ -260,7 +263,7 @@ static void call_direct(struct tr *t, const struct insn *i)
 		s = tr_site(t, SITE_JUMP);
 		s->far = true;
 		as_load(a, 8, S0, rm_abs(&t->hot->page)); /* S1 is gone after SITE_DEEP */
-		as_lea(a, 8, S0, rm_mem(S0, (i32)to));
+		as_lea(a, t->width, S0, rm_mem(S0, (i32)to));
 		s->retry = jit_off(t->j, a->p);
 		lookup(t, s);
 		as_gs(a);
@@ -272,9 +275,9 @@ static void call_direct(struct tr *t, const struct insn *i)
 bool e_call(struct tr *t, const struct insn *i)
 {
 	struct as *a = &t->a;
-	if (i->opsize != 8 || i->aux8 > TO_MEM)
+	if (i->opsize != t->width || i->aux8 > TO_MEM)
 		return false;
-	if (i->aux8 == TO_REL && (!reaches(target_of(t, i)) || !reaches(i->imm - i->disp)))
+	if (i->aux8 == TO_REL && (!reaches(tr_target(t->b, i)) || !reaches(tr_target(t->b, i) - tr_after(t->b, i))))
 		return false;
 	tr_flags_save(t);
 	t->ended = true;
@@ -301,14 +304,15 @@ bool e_call(struct tr *t, const struct insn *i)
 bool e_ret(struct tr *t, const struct insn *i)
 {
 	struct as *a = &t->a;
-	if (i->opsize != 8 || i->aux8 == FAR_RET)
+	unsigned n = t->width;
+	if (i->opsize != n || i->aux8 == FAR_RET)
 		return false;
 	tr_flags_save(t);
 	t->ended = true;
-	tr_access(t, &(struct address){ .base = GPR_RSP, .index = GPR_ZERO }, 8, false);
-	as_load(a, 8, S0, t->m);
+	tr_access(t, &(struct address){ .base = GPR_RSP, .index = GPR_ZERO }, n, false);
+	as_load(a, n, S0, t->m);
 	out_of_time(t, tr_site(t, SITE_RESUME));
-	as_lea(a, 8, t->home[GPR_RSP], rm_mem(t->home[GPR_RSP], 8 + (u16)i->imm));
+	as_lea(a, n, t->home[GPR_RSP], rm_mem(t->home[GPR_RSP], (i32)n + (u16)i->imm));
 	as_lea(a, 8, S1, rm_abs(tr_site(t, SITE_RET)));
 	as8(a, 0xc3);
 	return true;

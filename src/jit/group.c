@@ -13,16 +13,16 @@ static void changed(struct tr *t, unsigned g)
 }
 
 /* The constant that i adds to its destination, if that is all that it does. */
-static bool adds_constant(const struct insn *i, i64 *by)
+static bool adds_constant(const struct tr *t, const struct insn *i, i64 *by)
 {
-	if (i->opsize != 8 || (i->flags & INSN_MEM && i->op != ZYDIS_MNEMONIC_LEA))
+	if (i->opsize != t->width || (i->flags & INSN_MEM && i->op != ZYDIS_MNEMONIC_LEA))
 		return false;
 	switch (i->op) {
 	case ZYDIS_MNEMONIC_ADD: *by = (i64)i->imm; return i->flags & INSN_IMM;
 	case ZYDIS_MNEMONIC_SUB: *by = -(i64)i->imm; return i->flags & INSN_IMM;
 	case ZYDIS_MNEMONIC_INC: *by = 1; return true;
 	case ZYDIS_MNEMONIC_DEC: *by = -1; return true;
-	case ZYDIS_MNEMONIC_LEA: *by = i->disp; return i->asize == 8 && i->base == i->dst && i->index == GPR_ZERO;
+	case ZYDIS_MNEMONIC_LEA: *by = i->disp; return i->asize == t->width && i->base == i->dst && i->index == GPR_ZERO;
 	}
 	return false;
 }
@@ -31,9 +31,9 @@ void plan_follow(struct tr *t, const struct insn *i, u32 writes)
 {
 	i64 by;
 	if (i->op == ZYDIS_MNEMONIC_PUSH || (i->op == ZYDIS_MNEMONIC_POP && i->dst != GPR_RSP)) {
-		t->moved[GPR_RSP] += i->op == ZYDIS_MNEMONIC_PUSH ? -8 : 8;
+		t->moved[GPR_RSP] += i->op == ZYDIS_MNEMONIC_PUSH ? -(i64)t->width : t->width;
 		writes &= ~(1u << GPR_RSP);
-	} else if (adds_constant(i, &by)) {
+	} else if (adds_constant(t, i, &by)) {
 		t->moved[i->dst] = (i64)((u64)t->moved[i->dst] + (u64)by);
 		writes = 0;
 	}

@@ -150,6 +150,10 @@ static inline u8 *jit_host(const struct jit *j, u32 off) { return j->arena + off
 static inline u32 jit_off(const struct jit *j, const void *p) { return (u32)((const u8 *)p - j->arena); }
 
 /* ---- translate.c ---- */
+/* Code of this mode may have host code: 64-bit, and 32-bit with flat segments. */
+static inline bool jit_mode(u32 mode) { return (mode & (MODE_L | MODE_FLAT)) && !(mode & MODE_ONE); }
+/* Mode of a block. */
+static inline enum isa_mode jit_isa(const struct block *b) { return b->key & MODE_L ? ISA_64 : ISA_32; }
 /* Host code for the block, or false: it stays with the interpreter. */
 bool jit_translate(struct cpu *c, struct block *b);
 

@@ -117,7 +117,7 @@ static void print_code(struct cpu *c, const struct block *b, u64 rip, unsigned n
 		u64 at = rip + b->insn[k].off, bad;
 		char text[128] = "?";
 		unsigned len = mmu_fetch_bytes(c, at, bytes, ISA_MAX_LEN, &bad);
-		if (isa_decode(&jit_of(c)->in.dec, ISA_64, bytes, len, &in) == ISA_OK)
+		if (isa_decode(&jit_of(c)->in.dec, jit_isa(b), bytes, len, &in) == ISA_OK)
 			isa_format(&in, at, text, sizeof text);
 		fprintf(stderr, "  %016llx %s%s\n", (unsigned long long)at, text, k == n ? "   <- host code stopped before this one" : "");
 	}

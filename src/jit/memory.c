@@ -134,6 +134,9 @@ static i64 moved(const struct tr *t, const struct address *at)
 	return (i64)(base + (at->index == GPR_ZERO ? 0 : (u64)t->moved[at->index] << at->scale));
 }
 
+/* In 32-bit code addresses wrap at 4 GiB: constants are what they are modulo that, and a group's members lie in one page. */
+static i64 wrapped(const struct tr *t, i64 disp) { return t->width == 8 ? disp : (i32)disp; }
+
 static struct access *note_access(struct tr *t, const struct address *at, unsigned size, bool write)
 {
 	struct plan *p = t->plan;
@@ -142,7 +145,7 @@ static struct access *note_access(struct tr *t, const struct address *at, unsign
 	struct access *x = &p->access[t->naccess++];
 	if (!p->made) {
 		*x = (struct access){ *at, t->version[at->base], t->version[at->index], t->epoch, (u16)region_k(t), (u16)size, write, NO_GROUP };
-		x->at.disp += moved(t, at);
+		x->at.disp = wrapped(t, x->at.disp + moved(t, at));
 	}
 	return x;
 }
@@ -152,8 +155,8 @@ static void establish(struct tr *t, const struct access *x, const struct group *
 {
 	unsigned reg = t->plan->host[g->host];
 	struct address from = x->at;
-	from.disp = g->lo - moved(t, &x->at);
-	effective(t, &from, 8, reg);
+	from.disp = wrapped(t, g->lo - moved(t, &x->at));
+	effective(t, &from, t->width, reg);
 	struct site *s = tr_site(t, g->write ? SITE_WRITE : SITE_READ);
 	s->size = g->span;
 	s->group = true;
@@ -177,7 +180,7 @@ void tr_access(struct tr *t, const struct address *at, unsigned size, bool write
 {
 	const struct access *x = note_access(t, at, size, write);
 	if (!x || x->group == NO_GROUP) {
-		effective(t, at, 8, S0);
+		effective(t, at, t->width, S0);
 		single(t, size, write);
 	} else {
 		const struct group *g = &t->plan->group[x->group];
@@ -189,14 +192,28 @@ void tr_access(struct tr *t, const struct address *at, unsigned size, bool write
 		log_store(t, size);
 }
 
+/* Neither base nor limit. */
+static bool is_flat(const struct tr *t, const struct insn *i) { return i->seg != SEG_FS && i->seg != SEG_GS && (t->width == 8 || i->seg != SEG_CS); }
+
+/* FS and GS of 32-bit code have a limit and a type: leaves unless they span all. */
+static void need_wide(struct tr *t, unsigned seg)
+{
+	if (t->width == 8)
+		return;
+	as_alu_imm(&t->a, 0, OP_CMP, 4, rm_abs((const u8 *)&t->c->bound_w[seg] + 4), 0);
+	tr_exit_if(t, CC_E, SITE_RESUME);
+}
+
 bool tr_address(struct tr *t, const struct insn *i)
 {
-	if (!has_form(t, i))
+	if (!has_form(t, i) || (t->width == 4 && i->seg == SEG_CS))
 		return false;
 	struct address at = address_of(t, i);
+	if (!is_flat(t, i))
+		need_wide(t, i->seg);
 	effective(t, &at, i->asize == 4 ? 4 : 8, S0);
-	if (i->seg == SEG_FS || i->seg == SEG_GS) {
-		as_alu_load(&t->a, OP_ADD, 8, S0, rm_abs(&t->c->seg_base[i->seg]));
+	if (!is_flat(t, i)) {
+		as_alu_load(&t->a, OP_ADD, t->width, S0, rm_abs(&t->c->seg_base[i->seg]));
 		t->host = 0;
 	}
 	return true;
@@ -212,7 +229,7 @@ void tr_probe(struct tr *t, unsigned size, bool write)
 bool tr_operand(struct tr *t, const struct insn *i, unsigned size, bool write)
 {
 	struct address at = address_of(t, i);
-	if (has_form(t, i) && i->asize == 8 && i->seg != SEG_FS && i->seg != SEG_GS) {
+	if (has_form(t, i) && i->asize == t->width && is_flat(t, i)) {
 		tr_access(t, &at, size, write);
 		return true;
 	}

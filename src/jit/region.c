@@ -77,10 +77,9 @@ static bool follows(const struct block *b, const struct block *next)
 		return next->off == b->off + b->bytes;
 	if (!(jit_rows[last->op].how & H_ENDS))
 		return next->off == b->off + b->bytes;
-	if (last->op == ZYDIS_MNEMONIC_CALL || last->op == ZYDIS_MNEMONIC_RET || last->opsize != 8 || (last->op == ZYDIS_MNEMONIC_JMP && last->aux8))
+	if (last->op == ZYDIS_MNEMONIC_CALL || last->op == ZYDIS_MNEMONIC_RET || last->opsize != tr_width(b) || (last->op == ZYDIS_MNEMONIC_JMP && last->aux8))
 		return false;
-	i64 to = (i64)b->off + (i64)last->imm;
-	return next->off == to || (last->op != ZYDIS_MNEMONIC_JMP && next->off == b->off + last->disp);
+	return next->off == tr_target(b, last) || (last->op != ZYDIS_MNEMONIC_JMP && next->off == tr_after(b, last));
 }
 
 void jit_record(struct cpu *c, struct block *b, u64 rip)
@@ -133,7 +132,7 @@ static void end_of_block(struct tr *t, const struct insn *i, const struct block 
 	if (i->op == ZYDIS_MNEMONIC_JMP)
 		return;
 	unsigned cond = jit_rows[i->op].arg;
-	i64 to = (i64)t->b->off + (i64)i->imm, over = t->b->off + i->disp;
+	i64 to = tr_target(t->b, i), over = tr_after(t->b, i);
 	if (to == over)
 		return;
 	tr_flags_host(t, tr_cond_reads(cond));

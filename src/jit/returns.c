@@ -1,6 +1,8 @@
 /* Whose return addresses are on the host's stack (flow.c pushes them): a stretch for each address space and privilege, so that a system call, a VM exit or a
  * process switch comes back to those that it left.
  *
+ * The same address in 64-bit and in 32-bit mode is not the same code, so modes have stretches of their own.
+ *
  *   top | user | kernel | kernel of another process, or the guest's | ... C's frames while it runs
  *
  * The stretch at the end is the one in use. Going to a space that has one ends all behind it; going to another begins one behind. C may not write below
@@ -12,7 +14,7 @@
 
 #define SLACK 16384 /* for C's frames and what host code pushes before it looks at rsp_limit */
 
-static u64 space_of(const struct cpu *c) { return (u64)(uintptr_t)c->tlb->cur | (c->arch.cpl == 3); }
+static u64 space_of(const struct cpu *c) { return (u64)(uintptr_t)c->tlb->cur | (c->arch.cpl == 3) | (c->mode & MODE_L ? 0 : 2); }
 
 void jit_returns_begin(struct cpu *c)
 {

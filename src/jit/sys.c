@@ -101,7 +101,7 @@ static void switch_class(struct tr *t, u8 cls)
 /* From class 0: SMAP is on, AC clear, and nothing makes accesses slow. */
 bool e_stac(struct tr *t, const struct insn *i)
 {
-	if (!t->j->fsgsbase)
+	if (!t->j->fsgsbase || t->width == 4)
 		return false;
 	need_cpl0(t);
 	as_alu_imm(&t->a, 0, OP_CMP, 1, rm_abs(&t->c->acc_class), 0);
@@ -114,7 +114,7 @@ bool e_stac(struct tr *t, const struct insn *i)
 bool e_clac(struct tr *t, const struct insn *i)
 {
 	struct as *a = &t->a;
-	if (!t->j->fsgsbase)
+	if (!t->j->fsgsbase || t->width == 4)
 		return false;
 	need_cpl0(t);
 	as_alu_imm(a, 0, OP_TEST, 4, rm_abs(&t->c->arch.rflags), FLAG_AC);

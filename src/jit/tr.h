@@ -83,6 +83,7 @@ struct tr {
 	struct hot *hot;
 	struct block *b;
 	struct code *code;
+	u8 width;               /* bytes of an address and of a stack slot: 8, or 4 in flat 32-bit code */
 	unsigned k;             /* slot of the instruction */
 	u8 *start;              /* its host code: where a miss tries again */
 	const u8 *live;         /* flags needed after instruction k */
@@ -147,6 +148,7 @@ static inline void put_reg(struct tr *t, unsigned n, unsigned size, unsigned reg
 }
 
 /* ---- translate.c ---- */
+u8 tr_width(const struct block *b);
 struct site *tr_site(struct tr *t, enum site_kind kind);
 bool tr_emits(const struct insn *i); /* in host code, by a row or natively */
 u32 tr_writes(const struct insn *i);
@@ -257,6 +259,9 @@ unsigned tr_live(const struct tr *t);               /* needed after this instruc
 static inline struct recipe rc_none(void) { return (struct recipe){ .op = RC_NONE }; }
 
 /* ---- flow.c ---- */
+/* Offsets, from the page's start, of a direct branch's target and of what follows the branch. */
+i64 tr_target(const struct block *b, const struct insn *i);
+i64 tr_after(const struct block *b, const struct insn *i);
 void tr_goto(struct tr *t, i64 off); /* end of the block: to page + off */
 /* S0 = rip -> S1, for flow_jump_found(); flags change. Returns the place of a jump that wants to be aimed at what happens when the table does not know it. */
 u8 *flow_lookup(struct as *a, const struct jit *j);

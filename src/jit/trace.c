@@ -39,7 +39,7 @@ void tr_trace(const struct tr *t)
 		u64 at = rip + t->b->insn[k].off, bad;
 		char text[128] = "?", hex[40];
 		unsigned len = mmu_fetch_bytes(c, at, bytes, ISA_MAX_LEN, &bad);
-		if (isa_decode(&t->j->in.dec, ISA_64, bytes, len, &in) == ISA_OK)
+		if (isa_decode(&t->j->in.dec, jit_isa(t->b), bytes, len, &in) == ISA_OK)
 			isa_format(&in, at, text, sizeof text);
 		bytes_of(bytes, t->b->insn[k].len, hex, sizeof hex);
 		trace_line(TRACE_JIT, "    %-28s %s", hex, text);

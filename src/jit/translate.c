@@ -172,9 +172,9 @@ static void prepare_flags(struct tr *t, const struct insn *i, bool *lost)
 }
 
 /* PUSH and POP that their emitters take, with one access and no other use of RSP. */
-static bool plain_stack(const struct insn *i)
+static bool plain_stack(const struct tr *t, const struct insn *i)
 {
-	if (i->opsize != 8 || (i->flags & (INSN_MEM | INSN_LOCK)) || (!(i->flags & INSN_IMM) && i->dst == GPR_RSP))
+	if (i->opsize != t->width || (i->flags & (INSN_MEM | INSN_LOCK)) || (!(i->flags & INSN_IMM) && i->dst == GPR_RSP))
 		return false;
 	return i->op == ZYDIS_MNEMONIC_PUSH ? i->aux8 <= 2 : i->op == ZYDIS_MNEMONIC_POP && !i->aux8 && i->src2 != SEL_MOV_SPECIAL;
 }
@@ -182,10 +182,10 @@ static bool plain_stack(const struct insn *i)
 /* A run of PUSH and POP within a group moves RSP once, behind the last. */
 void tr_settle_rsp(struct tr *t, const struct insn *i)
 {
-	t->may_be_late = i && plain_stack(i) && tr_access_is_free(t);
+	t->may_be_late = i && plain_stack(t, i) && tr_access_is_free(t);
 	if (t->may_be_late || !t->rsp_late)
 		return;
-	as_lea(&t->a, 8, t->home[GPR_RSP], rm_mem(t->home[GPR_RSP], t->rsp_late));
+	as_lea(&t->a, t->width, t->home[GPR_RSP], rm_mem(t->home[GPR_RSP], t->rsp_late));
 	t->rsp_late = 0;
 }
 
@@ -263,10 +263,12 @@ void tr_block(struct tr *t)
 }
 
 /* ---- */
+u8 tr_width(const struct block *b) { return b->key & MODE_L ? 8 : 4; }
+
 static bool suits(const struct block *b)
 {
 	u32 mode = b->key & 0xff;
-	return (mode & MODE_L) && !(mode & MODE_ONE) && block_chains(mode) && b->frame[1] == NO_FRAME && b->key != BLOCK_DEAD_KEY && b->n;
+	return jit_mode(mode) && !trace_on(TRACE_BLOCK) && b->frame[1] == NO_FRAME && b->key != BLOCK_DEAD_KEY && b->n;
 }
 
 static u64 now_ns(void)
@@ -287,6 +289,7 @@ void tr_start(struct cpu *c, struct block *b, struct tr *t, struct plan *plan)
 	t->j = j;
 	t->hot = j->hot;
 	t->b = b;
+	t->width = tr_width(b);
 	t->plan = plan;
 	t->live = t->live_;
 	memset(t->in_host, NO_GROUP, sizeof t->in_host);

@@ -66,7 +66,7 @@ static bool decode(struct tr *t, const struct insn *i, struct isa_insn *in)
 	const struct tlb_entry *e = mmu_hit(c, la, t->j->in.xneed);
 	if (!e || (e->perm & TLB_IO) || e->frame != t->b->frame[0])
 		return false;
-	return isa_decode(&t->j->in.dec, ISA_64, (const u8 *)(la + e->addend), i->len, in) == ISA_OK && in->zi.mnemonic == i->op && in->zi.length == i->len;
+	return isa_decode(&t->j->in.dec, jit_isa(t->b), (const u8 *)(la + e->addend), i->len, in) == ISA_OK && in->zi.mnemonic == i->op && in->zi.length == i->len;
 }
 
 /* ---- encoding ---- */
@@ -102,6 +102,8 @@ static bool shape_of(struct tr *t, const struct isa_insn *in, struct shape *f)
 			continue;
 		ZydisRegisterClass cls = ZydisRegisterGetClass(op->reg.value);
 		u8 id = (u8)ZydisRegisterGetId(op->reg.value) & 15;
+		if (t->width == 4 && cls == ZYDIS_REGCLASS_GPR32 && zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && zi->raw.vex.W)
+			return false; /* 32-bit code ignores it */
 		if (cls == ZYDIS_REGCLASS_GPR32 || cls == ZYDIS_REGCLASS_GPR64) {
 			u8 home = homed(t, id) ? t->home[id] : S1;
 			if (home == S1 && (op->actions & ZYDIS_OPERAND_ACTION_MASK_READ))

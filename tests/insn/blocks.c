@@ -22,33 +22,53 @@ struct block {
 };
 static struct block b;
 
-static const u8 data_regs[] = { 0, 1, 2, 8, 10, 11, 13, 15 }, base_regs[] = { 3, 5, 6, 7, 9, 12, 14, 4 };
+/* 64-bit, and 32- and 16-bit code, which has eight registers. */
+static enum omode mode;
+static const u8 data_wide[] = { 0, 1, 2, 8, 10, 11, 13, 15 }, base_wide[] = { 3, 5, 6, 7, 9, 12, 14, 4 };
+static const u8 data_narrow[] = { 0, 1, 2, 0, 1, 2, 0, 1 }, base_narrow[] = { 3, 5, 6, 7, 3, 5, 6, 4 };
+static const u8 *data_regs, *base_regs;
 
 static void put8(unsigned v) { b.code[b.len++] = (u8)v; }
 static void put32(u32 v) { memcpy(b.code + b.len, &v, 4); b.len += 4; }
 /* Few faults, so that loops become hot. */
 static bool tame;
-static unsigned a_reg(void) { return tame || rnd_chance(96) ? data_regs[rnd_below(8)] : rnd_below(16); }
+static unsigned a_reg(void) { return tame || rnd_chance(96) ? data_regs[rnd_below(8)] : rnd_below(mode == O_64 ? 16 : 8); }
 static unsigned any_reg(void) { return rnd_chance(70) ? data_regs[rnd_below(8)] : base_regs[rnd_below(8)]; }
+
+/* What this mode needs for a 32-bit operand, or a 16-bit one. */
+static void size_prefix(unsigned size)
+{
+	if ((size == 2 && mode != O_16) || (size == 4 && mode == O_16))
+		put8(0x66);
+}
+/* PUSH and POP have one size in 64-bit mode. */
+static void odd_size(void)
+{
+	if (mode != O_64 && rnd_chance(mode == O_16 ? 50 : 10))
+		put8(0x66);
+}
 
 /* Prefixes, opcode and ModRM. size 1, 2, 4, 8; op already of that size; up to 3 opcode bytes. mem: r/m is memory. */
 static void ins(unsigned prefix, unsigned size, u32 op, unsigned reg, bool mem, unsigned rm)
 {
 	unsigned base = base_regs[rnd_below(8)], index = data_regs[rnd_below(8)], form = rnd_below(10);
+	if (mode != O_64 && size == 8)
+		size = 4;
+	if (mode != O_64)
+		reg &= 7, rm &= 7;
 	if (tame && form == 0)
 		form = rnd_below(16);
 	bool sib = mem && (form == 0 || (base & 7) == 4), rip = mem && form == 1 && rnd_chance(20);
 	unsigned rex = (size == 8 ? 8 : 0) | (reg & 8 ? 4 : 0) | ((mem ? !rip && (base & 8) : (rm & 8)) ? 1 : 0) | (sib && form == 0 && (index & 8) ? 2 : 0);
 
-	if (size == 2)
-		put8(0x66);
+	size_prefix(size);
 	if (mem && rnd_chance(3))
 		put8(0x65);
-	if (mem && rnd_chance(2))
+	if (mem && (mode == O_16 || rnd_chance(mode == O_64 ? 2 : 1)))
 		put8(0x67);
 	if (prefix)
 		put8(prefix);
-	if (rex || (size == 1 && rnd_chance(60)))
+	if (mode == O_64 && (rex || (size == 1 && rnd_chance(60))))
 		put8(0x40 | rex);
 	if (op > 0xffff)
 		put8(op >> 16);
@@ -59,7 +79,7 @@ static void ins(unsigned prefix, unsigned size, u32 op, unsigned reg, bool mem, 
 		put8(0xc0 | (reg & 7) << 3 | (rm & 7));
 	} else if (rip) {
 		put8(5 | (reg & 7) << 3);
-		put32((u32)(O_DATA + 0x800 + rnd_below(64) - O_CODE));
+		put32((u32)(O_DATA + 0x800 + rnd_below(64) - (mode == O_64 ? O_CODE : mode == O_32 ? 0 : O_DATA)));
 	} else {
 		put8(0x40 | (reg & 7) << 3 | (sib ? 4 : base & 7));
 		if (sib)
@@ -148,7 +168,7 @@ static void g_muldiv(void)
 		imm(size == 1 ? 4 : size, 4);
 	} else {
 		if (rnd_chance(50))
-			put8(0x48);
+			put8(mode == O_64 ? 0x48 : 0x66);
 		put8(0x98 + rnd_below(2));
 	}
 }
@@ -194,8 +214,8 @@ static void g_stack(void)
 	unsigned r = any_reg(), w = a_reg();
 	switch (rnd_below(6)) {
 	case 5: g_frame(); break;
-	case 0: if (r & 8) put8(0x41); put8(0x50 | (r & 7)); break;
-	case 1: if (w & 8) put8(0x41); put8(0x58 | (w & 7)); break;
+	case 0: odd_size(); if (r & 8) put8(0x41); put8(0x50 | (r & 7)); break;
+	case 1: odd_size(); if (w & 8) put8(0x41); put8(0x58 | (w & 7)); break;
 	case 2: put8(0x6a); put8(rnd()); break;
 	case 3: ins(0, 4, 0xff, 6, true, 0); break;
 	default: put8(0x9c); break; /* pushfq */
@@ -213,7 +233,10 @@ static void g_exchange(void)
 		ins(mem && rnd_chance(50) ? 0xf0 : 0, size, 0x0fb0 | w, any_reg(), mem, a_reg());
 	else {
 		unsigned r = a_reg();
-		put8(size == 8 ? 0x48 | (r >> 3) : 0x40 | (r >> 3));
+		if (mode == O_64)
+			put8(size == 8 ? 0x48 | (r >> 3) : 0x40 | (r >> 3));
+		else
+			size_prefix(4);
 		put8(0x0f);
 		put8(0xc8 | (r & 7));
 	}
@@ -232,7 +255,7 @@ static void g_sse(void)
 {
 	static const u16 ops[] = { 0x28, 0x10, 0x58, 0x59, 0x5c, 0x54, 0x57, 0x14, 0xc6, 0x2e, 0x51, 0x5b };
 	static const u16 ints[] = { 0x6f, 0xfe, 0xef, 0xeb, 0xd4, 0x60, 0x62, 0x70, 0x74, 0x76, 0xfa, 0xdb };
-	unsigned x = rnd_below(16), y = rnd_below(16), k = rnd_below(12);
+	unsigned n = mode == O_64 ? 16 : 8, x = rnd_below(n), y = rnd_below(n), k = rnd_below(12);
 	bool mem = rnd_chance(40);
 	switch (rnd_below(8)) {
 	case 0: ins(0, 4, 0x0f00 | ops[k], x, mem, y); if (ops[k] == 0xc6) put8(rnd()); break;
@@ -245,15 +268,36 @@ static void g_sse(void)
 	default: ins(0xf2, rnd_chance(50) ? 8 : 4, rnd_chance(50) ? 0x0f2a : 0x0f2d, rnd_below(8), mem, rnd_below(3)); break;
 	}
 }
+/* The code changes the immediate of the instruction behind, now and in all rounds: add byte [there], n. 16-bit segments do not reach the code. */
+static u64 code_at;
+static void g_self(void)
+{
+	if (mode == O_16 || !rnd_chance(20)) {
+		g_alu();
+		return;
+	}
+	put8(0x80);
+	put8(0x04);
+	put8(0x25);
+	put32((u32)(code_at + b.len + 5 + 2));
+	put8(rnd());
+	b.starts[b.n++] = b.len;
+	put8(0x83); /* add, or, ... r32, imm8 */
+	put8(0xc0 | rnd_below(8) << 3 | data_regs[rnd_below(3)]);
+	put8(rnd());
+}
 static void g_avx(void)
 {
 	static const u8 ops[] = { 0xfe, 0xef, 0xeb, 0xd4, 0xfa, 0xdb, 0x60, 0x74 };
-	unsigned x = rnd_below(16), y = rnd_below(8), v = rnd_below(16), l = rnd_below(2);
+	unsigned n = mode == O_64 ? 16 : 8, x = rnd_below(n), y = rnd_below(8), v = rnd_below(n), l = rnd_below(2);
 	put8(0xc5);
 	put8((x & 8 ? 0 : 0x80) | (~v & 15) << 3 | l << 2 | 1);
 	put8(ops[rnd_below(8)]);
 	if (rnd_chance(60)) {
 		put8(0xc0 | (x & 7) << 3 | y);
+	} else if (mode == O_16) {
+		put8(0x46 | (x & 7) << 3); /* [bp + disp8] */
+		put8(rnd_below(128) - 64);
 	} else {
 		put8(0x40 | (x & 7) << 3 | 6); /* [rsi + disp8] */
 		put8(rnd_below(128) - 64);
@@ -264,7 +308,8 @@ static void g_avx(void)
 static void g_stride(void)
 {
 	unsigned r = base_regs[rnd_below(7)];
-	put8(0x48 | r >> 3);
+	if (mode == O_64)
+		put8(0x48 | r >> 3);
 	put8(0x83);
 	put8(0xc0 | (r & 7)); /* add */
 	put8(1u << rnd_below(6));
@@ -273,12 +318,12 @@ static void g_unaligned(void)
 {
 	static const u8 ops[] = { 0x10, 0x11, 0x6f, 0x7f };
 	unsigned k = rnd_below(4);
-	ins(k < 2 ? 0 : 0xf3, 4, 0x0f00 | ops[k], rnd_below(16), true, 0);
+	ins(k < 2 ? 0 : 0xf3, 4, 0x0f00 | ops[k], rnd_below(mode == O_64 ? 16 : 8), true, 0);
 }
 static void (*const tame_makers[])(void) = { g_alu, g_alu, g_alu, g_alu, g_test, g_mov, g_mov, g_mov, g_unary, g_shift, g_cond, g_exchange, g_stride, g_stride, g_unaligned, g_avx,
-	g_frame };
+	g_frame, g_self };
 static void (*const makers[])(void) = { g_alu, g_alu, g_alu, g_alu, g_test, g_mov, g_mov, g_mov, g_unary, g_unary, g_shift, g_muldiv, g_bits, g_cond, g_cond,
-	g_stack, g_exchange, g_odd, g_sse, g_sse, g_avx };
+	g_stack, g_exchange, g_odd, g_sse, g_sse, g_avx, g_self };
 
 /* Short forward branches, aimed when all starts are known. */
 struct fix { unsigned at, insn; };
@@ -318,8 +363,8 @@ static void make_block(void)
 	unsigned nfixes = 0, ncalls = 0, ntables = 0, want = 2 + rnd_below(MAX_INSNS - 6);
 	b.len = b.n = 0;
 	tame = rnd_chance(50);
-	unsigned jump_chance = rnd_chance(25) ? 10 : 0;
-	unsigned call_chance = rnd_chance(40) ? 10 : 0;
+	unsigned jump_chance = mode == O_64 && rnd_chance(25) ? 10 : 0;
+	unsigned call_chance = mode != O_16 && rnd_chance(40) ? 10 : 0;
 	while (b.n < want) {
 		b.starts[b.n++] = b.len;
 		if (rnd_chance(12)) {
@@ -354,10 +399,14 @@ static void make_block(void)
 		store_le(b.code + tables[f].at, (tables[f].insn < b.n ? b.starts[tables[f].insn] : b.len) - (tables[f].at + 4), 4);
 	b.rounds = 0;
 	if (ncalls || rnd_chance(80)) { /* dec dword [COUNTER]; jnz start; hlt: the counter is where random stores do not go */
+		size_prefix(4);
+		if (mode == O_16)
+			put8(0x67);
 		put8(0xff);
 		put8(0x0c);
 		put8(0x25);
-		put32(COUNTER);
+		put32(mode == O_16 ? COUNTER - O_DATA : COUNTER);
+		size_prefix(4);
 		put8(0x0f);
 		put8(0x85);
 		put32((u32)-(i32)(b.len + 4));
@@ -369,21 +418,30 @@ static void make_block(void)
 
 static void make_case(struct ocase *k, u64 seed)
 {
+	static const enum omode modes[] = { O_64, O_64, O_32, O_32, O_16 };
 	rnd_seed(seed);
+	mode = modes[rnd_below(array_len(modes))];
+	data_regs = mode == O_64 ? data_wide : data_narrow;
+	base_regs = mode == O_64 ? base_wide : base_narrow;
+	code_at = O_CODE + rnd_below(256);
 	make_block();
 	memset(k, 0, sizeof *k);
 	k->seed = seed;
-	k->mode = O_64;
-	k->at = O_CODE + rnd_below(256);
+	k->mode = mode;
+	k->ds = k->es = k->ss = O_SEG_DATA;
+	k->at = code_at;
 	k->block = b.code;
 	k->len = b.len;
-	for (unsigned r = 0; r < 16; r++)
+	u64 from = mode == O_16 ? 0 : O_DATA;
+	for (unsigned r = 0; r < (mode == O_64 ? 16 : 8); r++)
 		k->in.gpr[r] = rnd_chance(50) ? rnd_below(64) : rnd_edge();
-	for (unsigned r = 0; r < array_len(base_regs); r++)
-		k->in.gpr[base_regs[r]] = O_DATA + 0x80 + (rnd_below(O_DATA_SIZE - 0x100) & ~(rnd_chance(60) ? 15ull : 0)) + (rnd_chance(2) ? O_DATA_SIZE : 0);
-	for (unsigned r = 0; r < array_len(base_regs) && jit_splits == 0; r++) /* across the pages' border: groups split */
+	for (unsigned r = 0; r < 8; r++)
+		k->in.gpr[base_regs[r]] = from + 0x80 + (rnd_below(O_DATA_SIZE - 0x100) & ~(rnd_chance(60) ? 15ull : 0)) + (rnd_chance(2) ? O_DATA_SIZE : 0);
+	for (unsigned r = 0; r < 8 && jit_splits == 0; r++) /* across the pages' border: groups split */
 		if (rnd_chance(40))
-			k->in.gpr[base_regs[r]] = O_DATA + PAGE_SIZE - 0x30 + rnd_below(0x60);
+			k->in.gpr[base_regs[r]] = from + PAGE_SIZE - 0x30 + rnd_below(0x60);
+	for (unsigned r = 0; r < 8 && mode != O_64; r++)
+		k->in.gpr[r] = (u32)k->in.gpr[r];
 	k->in.rflags = (rnd() & FLAG_ARITH) | 0x202;
 	for (unsigned n = 0; n < O_DATA_SIZE; n += 8)
 		store_le(k->mem + n, rnd_chance(70) ? rnd() : rnd_below(256), 8);
@@ -407,7 +465,7 @@ static void show(const struct ocase *k)
 		ZydisFormatter f;
 		char text[128] = "?";
 		ZydisFormatterInit(&f, ZYDIS_FORMATTER_STYLE_INTEL);
-		if (gen_decode(O_64, b.code + b.starts[n], &zi, op))
+		if (gen_decode(k->mode, b.code + b.starts[n], &zi, op))
 			ZydisFormatterFormatInstruction(&f, &zi, op, zi.operand_count_visible, text, sizeof text, k->at + b.starts[n], NULL);
 		printf("  %6llx  %s\n", (unsigned long long)(k->at + b.starts[n]), text);
 	}
@@ -418,7 +476,7 @@ static bool same(const struct ocase *k)
 	bool ok = memcmp(&out[0], &out[1], sizeof out[0]) == 0 && memcmp(memory[0], memory[1], O_DATA_SIZE) == 0;
 	if (ok)
 		return true;
-	printf("seed %#llx: the engines differ (interp, jit)\n", (unsigned long long)k->seed);
+	printf("seed %#llx: the engines differ (interp, jit), %s-bit code\n", (unsigned long long)k->seed, k->mode == O_64 ? "64" : k->mode == O_32 ? "32" : "16");
 	show(k);
 	for (unsigned r = 0; r < 16; r++)
 		printf("  r%-2u %016llx %016llx %016llx%s\n", r, (unsigned long long)k->in.gpr[r], (unsigned long long)out[0].gpr[r], (unsigned long long)out[1].gpr[r],

@@ -211,8 +211,11 @@ static void load(const struct ocase *k)
 	mem_write(&g->mem, gpa(at), k->block ? k->block : k->code, k->len);
 	mem_write(&g->mem, gpa(at + k->len), &hlt, 1);
 	*a = g->start;
-	if (k->mode == O_32)
+	if (k->mode == O_32) {
 		a->seg[SEG_CS] = segment(0x23, 0, 0xc0fb);
+		if (k->block) /* there is no silicon to agree with */
+			a->seg[SEG_GS] = segment(0x2b, O_GS_BASE, 0xc0f3);
+	}
 	if (k->mode == O_16) {
 		a->seg[SEG_CS] = ldt_segment(O_SEG_CODE);
 		a->seg[SEG_DS] = ldt_segment(k->ds);
