@@ -54,7 +54,7 @@ struct tlb_entry {
 	u32 frame;   /* mem/ page number; TLB_NO_FRAME with TLB_IO */
 };
 
-#define TLB_ENTRIES 4096 /* per context; by page number. Kernel, KVM and guest pages that meet in one place cost a miss each, at every exit */
+#define TLB_ENTRIES 2048 /* per context; by page number. Kernel, KVM and guest pages that meet in one place cost a miss each, at every exit */
 #define TLB_REGIONS 1024 /* bits of the filters below */
 struct tlb_ctx {
 	/* Only the first half is looked at by hits. An entry that another page replaces moves to the second half, same place, and comes back
@@ -95,7 +95,7 @@ struct tlb_fast {
 	u64 pad_;
 };
 struct tlb_jump { u64 rip; void *code; };
-#define TLB_JUMP_BITS 13
+#define TLB_JUMP_BITS 12
 #define TLB_JUMPS (1u << TLB_JUMP_BITS)
 #define TLB_JUMP_PAGES 4096
 static inline unsigned mmu_jump_slot(u64 rip) { return (u32)(rip ^ rip >> TLB_JUMP_BITS) >> 1 & (TLB_JUMPS - 1); }
