@@ -471,13 +471,16 @@ static void show(const struct ocase *k)
 	}
 }
 
+static u64 insns[2]; /* virtual time goes by them */
+
 static bool same(const struct ocase *k)
 {
-	bool ok = memcmp(&out[0], &out[1], sizeof out[0]) == 0 && memcmp(memory[0], memory[1], O_DATA_SIZE) == 0;
+	bool ok = memcmp(&out[0], &out[1], sizeof out[0]) == 0 && memcmp(memory[0], memory[1], O_DATA_SIZE) == 0 && insns[0] == insns[1];
 	if (ok)
 		return true;
 	printf("seed %#llx: the engines differ (interp, jit), %s-bit code\n", (unsigned long long)k->seed, k->mode == O_64 ? "64" : k->mode == O_32 ? "32" : "16");
 	show(k);
+	printf("  instructions counted: %llu %llu\n", (unsigned long long)insns[0], (unsigned long long)insns[1]);
 	for (unsigned r = 0; r < 16; r++)
 		printf("  r%-2u %016llx %016llx %016llx%s\n", r, (unsigned long long)k->in.gpr[r], (unsigned long long)out[0].gpr[r], (unsigned long long)out[1].gpr[r],
 		       out[0].gpr[r] == out[1].gpr[r] ? "" : " <--");
@@ -506,7 +509,9 @@ static bool run_one(u64 seed, unsigned long *faults)
 	make_case(&k, seed);
 	for (unsigned n = 0; n < 2; n++) {
 		guest_select(n);
-		if (guest_run(&k, &out[n], memory[n]))
+		bool ended = guest_run(&k, &out[n], memory[n]);
+		insns[n] = guest_insns;
+		if (ended)
 			continue;
 		if (n && guest_endless) {
 			printf("seed %#llx: on the translator it does not end\n", (unsigned long long)seed);

@@ -54,6 +54,7 @@ static void code_written(void *opaque, u64 frame, unsigned first, unsigned last)
 
 #define LIMIT_NS 4000000 /* about two million instructions: random code makes loops without end */
 bool guest_endless;
+u64 guest_insns;
 static void limit_reached(void *opaque)
 {
 	guest_endless = true;
@@ -261,10 +262,12 @@ bool guest_run(const struct ocase *k, struct ostate *out, u8 memory[O_DATA_SIZE]
 	guest_endless = false;
 	clock_arm(&g->clock, &g->limit, cpu_now(g->cpu) + LIMIT_NS);
 	cpu_pend(g->cpu, PEND_TIMER);
+	u64 before = g->cpu->icount;
 	do
 		g->engine->run(g->cpu, &x);
 	while (x.kind == EXIT_KICK && !guest_endless);
 	g->engine->sync(g->cpu);
+	guest_insns = g->cpu->icount - before;
 	cpu_unpend(g->cpu, PEND_KICK);
 	if (guest_endless)
 		return false;

@@ -95,6 +95,7 @@ bool guest_shows(ZydisISASet set);
 /* False: the vCPU did something that is not an instruction's outcome; why is printed. */
 bool guest_run(const struct ocase *k, struct ostate *out, u8 mem[O_DATA_SIZE]);
 extern bool guest_endless; /* it returned false because the case did not end */
+extern u64 guest_insns; /* how many instructions the last guest_run counted, its handler's HLT included */
 
 /* ---- compare.c ---- */
 /* Linear address of an explicit memory operand. */
