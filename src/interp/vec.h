@@ -32,6 +32,8 @@ insn_fn *vec_decode(struct cpu *c, const ZydisDecodedInstruction *zi, const Zydi
 int vec_create(struct cpu *c);
 /* For engines that run guest floating point themselves: the host's MXCSR becomes the guest's. False: not now, the guest has unmasked exceptions. */
 bool vec_fp_open(struct cpu *c);
+/* VEX.W for host code that does what zi does: the size of a general register, or of what would be one, is ignored outside 64-bit mode. map: 1 0F, 2 0F38, 3 0F3A. */
+bool vec_vex_w(const ZydisDecodedInstruction *zi, unsigned map);
 /* The guest's x87 registers are the host's and all exceptions are masked. */
 bool vec_x87_open(const struct cpu *c);
 /* For engines that run a stretch twice: arch.x87 becomes what the host has; the host gets what arch.x87 says. Nothing if the registers are not the host's. */

@@ -176,14 +176,17 @@ static bool w_is_size(unsigned map, u8 opcode)
 	return (map == 1 && memchr(map1, opcode, sizeof(map1))) || (map == 3 && memchr(map3, opcode, sizeof(map3)));
 }
 
+bool vec_vex_w(const ZydisDecodedInstruction *zi, unsigned map)
+{
+	return zi->raw.vex.W && (zi->machine_mode == ZYDIS_MACHINE_MODE_LONG_64 || !w_is_size(map, zi->opcode));
+}
+
 static void put_vex(struct out *o, const ZydisDecodedInstruction *zi, const struct fields *f)
 {
 	unsigned map = zi->opcode_map == ZYDIS_OPCODE_MAP_0F38 ? 2 : zi->opcode_map == ZYDIS_OPCODE_MAP_0F3A ? 3 : 1;
-	bool long64 = zi->machine_mode == ZYDIS_MACHINE_MODE_LONG_64;
-	bool w = zi->raw.vex.W && (long64 || !w_is_size(map, zi->opcode)); /* a size is ignored outside 64-bit mode */
 
 	PUT(o, 0xc4, (u8)((f->reg & 8 ? 0 : 0x80) | 0x40 | (f->rm & 8 ? 0 : 0x20) | map),
-	    (u8)((w ? 0x80 : 0) | (~f->vvvv & 15) << 3 | (zi->raw.vex.L ? 4 : 0) | zi->raw.vex.pp), temporal_opcode(zi));
+	    (u8)((vec_vex_w(zi, map) ? 0x80 : 0) | (~f->vvvv & 15) << 3 | (zi->raw.vex.L ? 4 : 0) | zi->raw.vex.pp), temporal_opcode(zi));
 	put_modrm(o, zi, f);
 	put_imm(o, zi, f);
 }

@@ -212,6 +212,10 @@ bool tr_address(struct tr *t, const struct insn *i)
 	if (!is_flat(t, i))
 		need_wide(t, i->seg);
 	effective(t, &at, i->asize == 4 ? 4 : 8, S0);
+	if (!is_flat(t, i) && t->width == 4) { /* what goes on beyond the segment's end is #GP, wherever the segment begins */
+		as_alu_imm(&t->a, 0, OP_CMP, 4, rm_reg(S0), (u32)-64);
+		tr_exit_if(t, CC_AE, SITE_RESUME);
+	}
 	if (!is_flat(t, i)) {
 		as_alu_load(&t->a, OP_ADD, t->width, S0, rm_abs(&t->c->seg_base[i->seg]));
 		t->host = 0;

@@ -187,7 +187,7 @@ static void put_vex(struct tr *t, const ZydisDecodedInstruction *zi, const struc
 	unsigned map = zi->opcode_map == ZYDIS_OPCODE_MAP_0F38 ? 2 : zi->opcode_map == ZYDIS_OPCODE_MAP_0F3A ? 3 : 1;
 	as8(a, 0xc4);
 	as8(a, (f->reg & 8 ? 0 : 0x80) | 0x40 | (f->rm & 8 ? 0 : 0x20) | map);
-	as8(a, (zi->raw.vex.W ? 0x80 : 0) | (~f->vvvv & 15) << 3 | (zi->raw.vex.L ? 4 : 0) | zi->raw.vex.pp);
+	as8(a, (vec_vex_w(zi, map) ? 0x80 : 0) | (~f->vvvv & 15) << 3 | (zi->raw.vex.L ? 4 : 0) | zi->raw.vex.pp);
 	as8(a, opcode_of(zi));
 	put_modrm(t, f, imm_bytes(zi, f));
 	put_imm(a, zi, f);
