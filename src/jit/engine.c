@@ -246,7 +246,7 @@ static u8 *go_on(struct cpu *c)
 {
 	struct jit *j = jit_of(c);
 	for (unsigned n = 0; n < COLD_RUN && may_go_on(c); n++) {
-		struct block *b;
+		struct block *b = NULL;
 		u64 rip = c->arch.rip;
 		u8 *code = code_at(c, rip, &b);
 		if (likely(code != NULL)) {
@@ -256,7 +256,7 @@ static u8 *go_on(struct cpu *c)
 			j->stats.stays++;
 			return code;
 		}
-		if (!stays_cold(j, b))
+		if (!(c->mode & MODE_L) || !stays_cold(j, b))
 			return NULL;
 		j->stats.cold++;
 		j->inside = true;
