@@ -16,6 +16,7 @@ struct reader {
 	struct reader *next;
 	struct ctl_console *console;
 	int fd;
+	bool deaf; /* has gone, but what it typed before may still have to be read */
 	struct loop_fd *watch;
 };
 
@@ -61,12 +62,8 @@ static bool read_pipe(struct ctl_console *c)
 	if (n <= 0)
 		return false;
 	remember(c, buf, n);
-	struct reader *next;
-	for (struct reader *r = c->readers; r; r = next) {
-		next = r->next;
-		if (!give(r, buf, n))
-			remove_reader(r);
-	}
+	for (struct reader *r = c->readers; r; r = r->next)
+		r->deaf = r->deaf || !give(r, buf, n);
 	return true;
 }
 
@@ -139,7 +136,8 @@ void ctl_do_console(struct vm *vm, struct ctl_call *call, json_t *args)
 	c->nreaders++;
 	bool follow = !json_is_false(json_object_get(args, "follow")), history = !json_is_false(json_object_get(args, "history"));
 	ctl_reply(call, NULL);
-	if ((history && !give_history(r)) || !follow)
+	r->deaf = history && !give_history(r);
+	if (!follow)
 		remove_reader(r);
 }
 
