@@ -232,42 +232,22 @@ static u8 *code_at(struct cpu *c, u64 rip, struct block **b)
 	return code;
 }
 
-/* Has no host code and gets none soon. One that still counts may be translated when it is entered, and must not be while host code waits for us. */
-static bool stays_cold(const struct jit *j, const struct block *b)
-{
-	return b && !b->code && b->insn[0].fn != jit_h_count && b->insn[0].fn != jit_h_enter && !j->path.on && !(trace_mask & (BIT(TRACE_INSN) | BIT(TRACE_BLOCK)));
-}
-
-#define COLD_RUN 16 /* cold blocks in a row until the engine's loop takes over */
-
-/* C has brought the guest to arch.rip. On in host code if nothing else is to be done and there is some, else out. Blocks that cross a page or consist
- * of one handler lie on every kernel's hot ways: they run from here, which is a quarter of the price of leaving and coming back. */
+/* C has brought the guest to arch.rip. On in host code if nothing else is to be done and there is some, else out. */
 static u8 *go_on(struct cpu *c)
 {
 	struct jit *j = jit_of(c);
-	for (unsigned n = 0; n < COLD_RUN && may_go_on(c); n++) {
-		struct block *b = NULL;
-		u64 rip = c->arch.rip;
-		u8 *code = code_at(c, rip, &b);
-		if (likely(code != NULL)) {
-			prepare(c);
-			jit_returns_switch(c);
-			j->hot->s0 = rip;
-			j->stats.stays++;
-			return code;
-		}
-		if (!(c->mode & MODE_L) || !stays_cold(j, b))
-			return NULL;
-		j->stats.cold++;
-		j->inside = true;
-		enum step step = block_enter(c, b, rip);
-		j->inside = false;
-		if (step == STEP_FAULT) {
-			interp_uncount_fault(c);
-			cpu_take_fault(c);
-		}
-	}
-	return NULL;
+	if (!may_go_on(c))
+		return NULL;
+	struct block *b = NULL;
+	u64 rip = c->arch.rip;
+	u8 *code = code_at(c, rip, &b);
+	if (!code)
+		return NULL;
+	prepare(c);
+	jit_returns_switch(c);
+	j->hot->s0 = rip;
+	j->stats.stays++;
+	return code;
 }
 
 /* A handler has ended with step s. */
