@@ -232,22 +232,45 @@ static u8 *code_at(struct cpu *c, u64 rip, struct block **b)
 	return code;
 }
 
-/* C has brought the guest to arch.rip. On in host code if nothing else is to be done and there is some, else out. */
+/* Has no host code and gets none soon. One that still counts may be translated when it is entered, and must not be while host code waits for us. */
+static bool stays_cold(const struct cpu *c, const struct block *b)
+{
+	const struct jit *j = jit_of(c);
+	if (!b || (!(c->mode & MODE_L) && c->arch.rip + b->bytes - 1 > c->arch.seg[SEG_CS].limit))
+		return false;
+	return !b->code && b->insn[0].fn != jit_h_count && b->insn[0].fn != jit_h_enter && !j->path.on && !(trace_mask & (BIT(TRACE_INSN) | BIT(TRACE_BLOCK)));
+}
+
+#define COLD_RUN 16 /* cold blocks in a row until the engine's loop takes over */
+
+/* C has brought the guest to arch.rip. On in host code if nothing else is to be done and there is some, else out. Blocks that cross a page or consist
+ * of one handler lie on every kernel's hot ways: they run from here, which is a quarter of the price of leaving and coming back. */
 static u8 *go_on(struct cpu *c)
 {
 	struct jit *j = jit_of(c);
-	if (!may_go_on(c))
-		return NULL;
-	struct block *b = NULL;
-	u64 rip = c->arch.rip;
-	u8 *code = code_at(c, rip, &b);
-	if (!code)
-		return NULL;
-	prepare(c);
-	jit_returns_switch(c);
-	j->hot->s0 = rip;
-	j->stats.stays++;
-	return code;
+	for (unsigned n = 0; n < COLD_RUN && may_go_on(c); n++) {
+		struct block *b = NULL;
+		u64 rip = c->arch.rip;
+		u8 *code = code_at(c, rip, &b);
+		if (likely(code != NULL)) {
+			prepare(c);
+			jit_returns_switch(c);
+			j->hot->s0 = rip;
+			j->stats.stays++;
+			return code;
+		}
+		if (!stays_cold(c, b))
+			return NULL;
+		j->stats.cold++;
+		j->inside = true;
+		enum step step = block_enter(c, b, rip);
+		j->inside = false;
+		if (step == STEP_FAULT) {
+			interp_uncount_fault(c);
+			cpu_take_fault(c);
+		}
+	}
+	return NULL;
 }
 
 /* A handler has ended with step s. */
@@ -406,6 +429,17 @@ static u8 *on_group_miss(struct cpu *c, struct site *s)
 	return (write ? f->w : f->r) == (la & PAGE_MASK) ? jit_host(j, s->retry) : on_split(c, s);
 }
 
+/* A CALL that found no host code has put the guest's return address on the host's stack, and none of the host to go with it. It goes: the next RET would take
+ * it for one of the host. In its place is what a new stretch's bottom must hold (returns.c). */
+static void take_back_return(struct jit *j)
+{
+	struct hot *h = j->hot;
+	if (h->rsp == h->rsp_base) /* SITE_DEEP has emptied it */
+		return;
+	*(u8 **)(uintptr_t)h->rsp = h->ret_empty;
+	h->rsp += 8;
+}
+
 static u8 *on_jump(struct cpu *c, struct site *s)
 {
 	struct jit *j = jit_of(c);
@@ -426,6 +460,8 @@ static u8 *on_jump(struct cpu *c, struct site *s)
 	if (!s->far)
 		return leave_to(c, s);
 	u16 op = jit_block(j, s)->insn[s->slot].op;
+	if (op == ZYDIS_MNEMONIC_CALL)
+		take_back_return(j);
 	if (cpu_canonical(rip) || !jit_block(j, s)->insn[s->slot].disp)
 		return leave_at(c, s, rip);
 	if (op == ZYDIS_MNEMONIC_CALL) /* faults before RSP moves */

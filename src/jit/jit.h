@@ -115,7 +115,7 @@ struct hot {
 struct path { struct block *head, *block[REGION_BLOCKS]; unsigned n; bool on; u64 page; };
 
 #define MANY_LISTS 256
-struct jit_stats { u64 joined, regions, region_insns, samples, blocks, insns, helpers_built, bytes, flushes, entries, stays, misses, slow, splits, faults, jumps, jump_fills, helper_calls, links, killed, ns; };
+struct jit_stats { u64 joined, regions, region_insns, samples, blocks, insns, helpers_built, bytes, flushes, entries, stays, cold, misses, slow, splits, faults, jumps, jump_fills, helper_calls, links, killed, ns; };
 
 struct jit {
 	struct interp in;       /* first: it is cpu->engine */

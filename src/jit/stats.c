@@ -34,8 +34,8 @@ void jit_print_stats(const struct cpu *c, void *file)
 		(unsigned long long)s->blocks, (unsigned long long)s->joined, (unsigned long long)s->insns, (unsigned long long)s->helpers_built, (unsigned long long)s->bytes / 1024,
 		(unsigned long long)((j->next - j->first) + (j->arena_end - j->sites)) / 1024, (unsigned long long)s->flushes,
 		(unsigned long long)s->killed, (unsigned long long)(s->ns / 1000000), (unsigned long long)(s->ns / 100000 % 10));
-	fprintf(out, "stats: jit vcpu=%u entries=%llu stays=%llu misses=%llu slow=%llu splits=%llu faults=%llu jumps=%llu jump_fills=%llu handler_calls=%llu links=%llu\n", c->index,
-		(unsigned long long)s->entries, (unsigned long long)s->stays, (unsigned long long)s->misses, (unsigned long long)s->slow, (unsigned long long)s->splits,
+	fprintf(out, "stats: jit vcpu=%u entries=%llu stays=%llu cold=%llu misses=%llu slow=%llu splits=%llu faults=%llu jumps=%llu jump_fills=%llu handler_calls=%llu links=%llu\n", c->index,
+		(unsigned long long)s->entries, (unsigned long long)s->stays, (unsigned long long)s->cold, (unsigned long long)s->misses, (unsigned long long)s->slow, (unsigned long long)s->splits,
 		(unsigned long long)s->faults, (unsigned long long)s->jumps, (unsigned long long)s->jump_fills, (unsigned long long)s->helper_calls,
 		(unsigned long long)s->links);
 	fprintf(out, "stats: jit vcpu=%u regions=%llu region_insns=%llu samples=%llu\n", c->index, (unsigned long long)s->regions, (unsigned long long)s->region_insns,
