@@ -247,8 +247,11 @@ struct cpu {
 	struct cpu_debug *dbg;   /* cpu/debugger.h; NULL unless a debugger is there */
 	const struct virt_ops *virt; /* NULL without nesting */
 	void *virt_state;
-	const u64 *vm_fields;    /* what VMREAD reads in root operation, by slot; NULL: there is no current VMCS, or somebody traces */
+	u64 *vm_fields;          /* what VMREAD and VMWRITE access in root operation, by slot; NULL: there is no current VMCS, or somebody traces */
 	const u16 *vm_field_row; /* by even field encodings: slot << 2 | width (1: 16, 2: 32, 3: 64 bits); 0: not such a field. VM_FIELD_ROWS of them */
+	const u64 *vm_code;      /* lines with decoded code of the page that vm_fields is in; NULL as vm_fields, and when the page is not RAM: ask the handler */
+	struct vm_written *vm_written; /* by slot: VMWRITE notes itself here */
+	u64 vm_ptr;              /* guest-physical address of that VMCS */
 	const struct intc_ops *intc;
 	void *intc_state;
 	struct mem *mem;
@@ -261,6 +264,9 @@ struct cpu {
 	struct cpu_stats stats;
 	char death[256];         /* after a triple fault: where and why, one sentence */
 };
+
+/* The last VMWRITE of a field: to which VMCS, by the instruction at which address. For explanations. */
+struct vm_written { u64 vmcs, rip; };
 
 /* Field encodings have bits 1 to 6 (index), 10, 11 (type), 13, 14 (width); bit 0 is for the upper half (SDM "VMCS Encoding"). */
 #define VM_FIELD_BITS 0x6c7eu

@@ -247,7 +247,7 @@ static bool e_mov(struct tr *t, const struct insn *i)
 	struct as *a = &t->a;
 	unsigned n = i->opsize;
 	if (i->aux || i->src2 == SEL_MOV_SPECIAL)
-		return false;
+		return tr_mov_from_cr(t, i);
 	if (mem0(i)) {
 		if (!has_imm(i) && is_high(i->src, n))
 			return false;
@@ -399,12 +399,32 @@ static bool e_push(struct tr *t, const struct insn *i)
 	return true;
 }
 
+/* RSP moves when all is done; an address with RSP in it would have the new one. */
+static bool pop_mem(struct tr *t, const struct insn *i)
+{
+	struct as *a = &t->a;
+	unsigned n = t->width;
+	if (t->region || i->base == GPR_RSP)
+		return false;
+	tr_access(t, &(struct address){ .base = GPR_RSP, .index = GPR_ZERO }, n, false);
+	as_load(a, n, S1, t->m);
+	as_store(a, n, rm_abs(&t->hot->tmp), S1);
+	if (!tr_operand(t, i, n, true))
+		return false;
+	as_load(a, n, S1, rm_abs(&t->hot->tmp));
+	as_store(a, n, t->m, S1);
+	move_rsp(t, (i32)n);
+	return true;
+}
+
 static bool e_pop(struct tr *t, const struct insn *i)
 {
 	struct as *a = &t->a;
 	unsigned n = t->width;
-	if (i->opsize != n || i->aux8 || (i->flags & INSN_MEM) || i->src2 == SEL_MOV_SPECIAL)
+	if (i->opsize != n || i->src2 == SEL_MOV_SPECIAL)
 		return false;
+	if (i->flags & INSN_MEM)
+		return pop_mem(t, i);
 	tr_access(t, &(struct address){ .base = GPR_RSP, .index = GPR_ZERO }, n, false);
 	unsigned x = homed(t, i->dst) ? t->home[i->dst] : S1;
 	as_load(a, n, x, t->m);

@@ -63,6 +63,7 @@ static void prepare(struct cpu *c)
 	struct tlb_bank *bank = bank_of(c);
 	j->hot->vec_ok = vec_ok(c);
 	j->base = min_u64(c->budget_end, c->icount + jit_slice);
+	j->hot->base = j->base;
 	j->hot->left = j->base - c->icount;
 	if (bank != j->hot->bank) {
 		j->hot->bank = bank;

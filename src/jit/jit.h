@@ -90,6 +90,7 @@ struct code {
 /* ---- what host code touches, at the start of the arena ---- */
 struct hot {
 	u64 left;
+	u64 base;               /* as struct jit's */
 	struct tlb_bank *bank;
 	u64 page;               /* linear address of the page that runs */
 	u32 lazy_op;            /* recipe_op << 4 | size; 0: arch.cc is valid */

@@ -103,7 +103,7 @@ static void probe(struct tr *t, unsigned reg, unsigned size, struct site *s)
 }
 
 /* Lockstep wants to know what is at S0 before it is overwritten. */
-static void log_store(struct tr *t, unsigned size)
+void tr_log_store(struct tr *t, unsigned size)
 {
 	struct as *a = &t->a;
 	if (t->m.reg != S0)
@@ -122,7 +122,7 @@ static void single(struct tr *t, unsigned size, bool write)
 	const struct insn *i = &t->b->insn[t->k];
 	struct site *s = tr_site(t, write ? SITE_WRITE : SITE_READ);
 	s->size = (u16)size;
-	s->twice = (i->op == ZYDIS_MNEMONIC_PUSH || i->op == ZYDIS_MNEMONIC_CALL) && (i->flags & INSN_MEM);
+	s->twice = (i->op == ZYDIS_MNEMONIC_PUSH || i->op == ZYDIS_MNEMONIC_POP || i->op == ZYDIS_MNEMONIC_CALL) && (i->flags & INSN_MEM);
 	probe(t, S0, size, s);
 	t->m = rm_mem(S0, 0);
 }
@@ -189,7 +189,7 @@ void tr_access(struct tr *t, const struct address *at, unsigned size, bool write
 		t->m = rm_mem(t->plan->host[g->host], (i32)(x->at.disp - g->lo));
 	}
 	if (t->j->lockstep && write)
-		log_store(t, size);
+		tr_log_store(t, size);
 }
 
 /* Neither base nor limit. */
@@ -227,7 +227,7 @@ void tr_probe(struct tr *t, unsigned size, bool write)
 {
 	single(t, size, write);
 	if (t->j->lockstep && write)
-		log_store(t, size);
+		tr_log_store(t, size);
 }
 
 bool tr_operand(struct tr *t, const struct insn *i, unsigned size, bool write)

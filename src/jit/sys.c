@@ -6,6 +6,8 @@
  * what already waits takes the handler's way. */
 #include "jit/tr.h"
 #include "jit/sys.h"
+#include "interp/sys.h"
+#include "mem/mem.h"
 
 static void leave_unless(struct tr *t, unsigned cond) { tr_exit_if(t, cond ^ 1, SITE_RESUME); }
 
@@ -30,6 +32,13 @@ static void need_set(struct tr *t, const void *p, u32 one)
 	t->host = 0;
 }
 
+enum { SHL = 4, SHR = 5, SAR = 7 };
+static void shift(struct as *a, unsigned op, unsigned size, unsigned reg, unsigned by)
+{
+	as_ins(a, 0, size, 0xc1, DIGIT | op, rm_reg(reg), 1);
+	as8(a, by);
+}
+
 /* ---- interrupt flag ---- */
 bool e_cli(struct tr *t, const struct insn *i)
 {
@@ -44,7 +53,7 @@ static bool is_quiet(const struct insn *i)
 	const struct row *r = &jit_rows[i->op];
 	if (i->op == ZYDIS_MNEMONIC_NOP)
 		return true;
-	return r->emit && !(i->flags & INSN_MEM) && !(r->how & (H_STACK | H_ENDS));
+	return r->emit && !(i->flags & INSN_MEM) && !(r->how & (H_STACK | H_ENDS)) && !tr_is_special_mov(i);
 }
 
 bool e_sti(struct tr *t, const struct insn *i)
@@ -57,6 +66,15 @@ bool e_sti(struct tr *t, const struct insn *i)
 	need_clear(t, &t->c->deferred, ~(u32)0);
 	need_clear(t, &t->c->pending, ~(u32)0);
 	as_alu_imm(&t->a, 0, OP_OR, 4, rm_abs(&t->c->arch.rflags), FLAG_IF);
+	return true;
+}
+
+/* CLD, STD */
+bool e_cld(struct tr *t, const struct insn *i)
+{
+	bool set = jit_rows[i->op].arg;
+	as_alu_imm(&t->a, 0, set ? OP_OR : OP_AND, 4, rm_abs(&t->c->arch.rflags), set ? FLAG_DF : (u64)(i64)(i32)~FLAG_DF);
+	t->host = 0;
 	return true;
 }
 
@@ -166,10 +184,8 @@ bool e_wrbase(struct tr *t, const struct insn *i)
 	need_set(t, &t->c->arch.cr4, CR4_FSGSBASE);
 	as_load(a, i->opsize, S0, greg(t, i->dst));
 	as_mov(a, 8, S1, S0);
-	as_ins(a, 0, 8, 0xc1, DIGIT | 4, rm_reg(S1), 1); /* shl 16; sar 16: canonical? */
-	as8(a, 16);
-	as_ins(a, 0, 8, 0xc1, DIGIT | 7, rm_reg(S1), 1);
-	as8(a, 16);
+	shift(a, SHL, 8, S1, 16); /* canonical? */
+	shift(a, SAR, 8, S1, 16);
 	as_alu_load(a, OP_CMP, 8, S1, rm_reg(S0));
 	leave_unless(t, CC_E);
 	as_store(a, 8, rm_abs(&t->c->arch.seg[seg].base), S0);
@@ -206,38 +222,197 @@ bool e_mfence(struct tr *t, const struct insn *i)
 	return true;
 }
 
+/* ---- time ---- */
+/* RDTSC, RDTSCP: cpu_tsc() of a machine with one vCPU. Others may be ahead of this one, and it must tell them what it has read: that is the handler's. */
+bool e_rdtsc(struct tr *t, const struct insn *i)
+{
+	struct as *a = &t->a;
+	struct cpu *c = t->c;
+	u64 ghz = c->tsc_khz / 1000000;
+	if (c->ncpus > 1 || ghz * 1000000 != c->tsc_khz)
+		return false;
+	need_clear(t, &c->arch.guest_mode, 0xff);
+	need_clear(t, &c->arch.cr4, CR4_TSD);
+	as_load(a, 8, S0, rm_abs(&t->hot->base));
+	as_alu_load(a, OP_SUB, 8, S0, rm_reg(LEFT));
+	as_alu_load(a, OP_SUB, 8, S0, rm_abs(&c->v_icount));
+	as_mov_imm(a, S1, 512);
+	as_alu_load(a, OP_SUB, 4, S1, rm_abs(&c->v_slow));
+	as_ins(a, 0, 8, 0x0faf, S0, rm_reg(S1), 0); /* imul */
+	shift(a, SHR, 8, S0, 8);
+	as_alu_load(a, OP_ADD, 8, S0, rm_abs(&c->v_base));
+	as_ins(a, 0, 8, 0x69, S0, rm_reg(S0), 4); /* imul */
+	as32(a, (u32)ghz);
+	as_alu_load(a, OP_ADD, 8, S0, rm_abs(&c->arch.tsc_offset));
+	as_mov(a, 4, RAX, S0);
+	as_mov(a, 8, RDX, S0);
+	shift(a, SHR, 8, RDX, 32);
+	if (jit_rows[i->op].arg)
+		as_load(a, 4, RCX, rm_abs(&c->arch.tsc_aux));
+	return true;
+}
+
+/* ---- control registers, MSRs ---- */
+bool tr_mov_from_cr(struct tr *t, const struct insn *i)
+{
+	struct cpu_arch *r = &t->c->arch;
+	const void *const from[5] = { &r->cr0, NULL, &r->cr2, &r->cr3, &r->cr4 };
+	if (i->aux != (void *)sys_mov_from_cr || i->src > 4 || !from[i->src] || t->region)
+		return false;
+	if (!t->mem && !t->rc.op)
+		tr_flags_save(t);
+	need_cpl0(t);
+	if (i->src != 2) /* may exit, or a guest sees another */
+		need_clear(t, &r->guest_mode, 0xff);
+	as_load(&t->a, t->width, S0, rm_abs(from[i->src]));
+	put_reg(t, i->dst, t->width, S0);
+	return true;
+}
+
+/* Of the registers that kernels read all the time. */
+bool e_rdmsr(struct tr *t, const struct insn *i)
+{
+	struct as *a = &t->a;
+	struct cpu_arch *r = &t->c->arch;
+	const struct { u32 msr; const void *at; } known[] = {
+		{ 0x1d9, &r->debugctl }, { 0xc0000101, &r->seg[SEG_GS].base }, { 0xc0000102, &r->kernel_gs_base }, { 0xc0000100, &r->seg[SEG_FS].base },
+		{ 0x48, cpu_has(t->c, FEAT_SPEC_CTRL) ? &r->spec_ctrl : NULL },
+	};
+	u8 *found[array_len(known)];
+	if (trace_on(TRACE_MSR))
+		return false;
+	need_cpl0(t);
+	need_clear(t, &r->guest_mode, 0xff);
+	for (unsigned n = 0; n < array_len(known); n++) {
+		found[n] = NULL;
+		if (!known[n].at)
+			continue;
+		as_load(a, 8, S0, rm_abs(known[n].at));
+		as_alu_imm(a, 0, OP_CMP, 4, rm_reg(RCX), known[n].msr);
+		found[n] = as_jcc(a, CC_E, a->p);
+	}
+	struct site *s = tr_site(t, SITE_RESUME);
+	tr_stub(t, as_jmp(a, a->p), s);
+	for (unsigned n = 0; n < array_len(known); n++)
+		if (found[n])
+			as_aim(found[n], a->p);
+	as_mov(a, 4, RAX, S0);
+	as_mov(a, 8, RDX, S0);
+	shift(a, SHR, 8, RDX, 32);
+	return true;
+}
+
 /* ---- VMX ---- */
-/* SDM "VMREAD", of a register in root operation, of a field that there is and not its upper half. VMsucceed clears the flags. */
-bool e_vmread(struct tr *t, const struct insn *i)
+/* S1 = slot and HOST = mask of the field that guest register `enc` names: one that there is, and not its upper half; else leaves. Uses S0. */
+static void find_field(struct tr *t, unsigned enc)
 {
 	static const u64 masks[4] = { 0, 0xffff, 0xffffffff, ~0ull };
 	struct as *a = &t->a;
-	struct cpu *c = t->c;
-	if (!c->vm_field_row || (i->flags & INSN_MEM))
-		return false;
-	need_cpl0(t);
-	need_clear(t, &c->arch.guest_mode, 0xff);
-	as_load(a, 8, S0, greg(t, i->src));
+	as_load(a, 8, S0, greg(t, enc));
 	as_alu_imm(a, 0, OP_TEST, 8, rm_reg(S0), ~(u64)VM_FIELD_BITS);
 	leave_unless(t, CC_E);
-	as_mov_imm(a, HOST, (u64)(uintptr_t)c->vm_field_row);
+	as_mov_imm(a, HOST, (u64)(uintptr_t)t->c->vm_field_row);
 	as_ins(a, 0, 4, 0x0fb7, S1, rm_sib(HOST, S0, 0, 0), 0); /* movzx: encodings are even, rows two bytes */
 	as_mov_imm(a, HOST, (u64)(uintptr_t)masks);
 	as_mov(a, 4, S0, S1);
 	as_alu_imm(a, 0, OP_AND, 4, rm_reg(S0), 3);
 	leave_unless(t, CC_NE);
 	as_load(a, 8, HOST, rm_sib(HOST, S0, 3, 0));
-	as_load(a, 8, S0, rm_abs(&c->vm_fields));
-	as_alu_load(a, OP_TEST, 8, S0, rm_reg(S0));
-	leave_unless(t, CC_NE);
-	as_ins(a, 0, 4, 0xc1, DIGIT | 5, rm_reg(S1), 1); /* shr */
-	as8(a, 2);
-	as_alu_load(a, OP_AND, 8, HOST, rm_sib(S0, S1, 3, 0));
-	put_reg(t, i->dst, 8, HOST);
-	as_mov_imm(a, S1, 1);
-	as_alu_imm(a, 0, OP_ADD, 4, rm_reg(S1), 0);
+	shift(a, SHR, 4, S1, 2);
+}
+
+/* VMsucceed clears the flags; HOST is no group's any more. */
+static void succeed(struct tr *t)
+{
+	as_mov_imm(&t->a, S1, 1);
+	as_alu_imm(&t->a, 0, OP_ADD, 4, rm_reg(S1), 0);
 	plan_forget(t);
 	tr_flags_set(t, rc_none());
+}
+
+/* In another mode it is #UD, in non-root operation it may exit. */
+static bool in_root_operation(struct tr *t)
+{
+	if (!t->c->vm_field_row || t->width != 8)
+		return false;
+	need_cpl0(t);
+	need_clear(t, &t->c->arch.guest_mode, 0xff);
+	return true;
+}
+
+/* SDM "VMREAD", of a register. */
+bool e_vmread(struct tr *t, const struct insn *i)
+{
+	struct as *a = &t->a;
+	if ((i->flags & INSN_MEM) || !in_root_operation(t))
+		return false;
+	find_field(t, i->src);
+	as_load(a, 8, S0, rm_abs(&t->c->vm_fields));
+	as_alu_load(a, OP_TEST, 8, S0, rm_reg(S0));
+	leave_unless(t, CC_NE);
+	as_alu_load(a, OP_AND, 8, HOST, rm_sib(S0, S1, 3, 0));
+	put_reg(t, i->dst, 8, HOST);
+	succeed(t);
+	return true;
+}
+
+/* A VMCS is there, in RAM that nobody wants to hear of: no dirty log, no decoded code. */
+static void need_quiet_vmcs(struct tr *t)
+{
+	struct as *a = &t->a;
+	as_load(a, 8, S0, rm_abs(&t->c->vm_code));
+	as_alu_load(a, OP_TEST, 8, S0, rm_reg(S0));
+	leave_unless(t, CC_NE);
+	as_alu_imm(a, 0, OP_CMP, 8, rm_mem(S0, 0), 0);
+	leave_unless(t, CC_E);
+	as_mov_imm(a, S0, (u64)(uintptr_t)&t->c->mem->dirty_log);
+	as_alu_imm(a, 0, OP_CMP, 1, rm_mem(S0, 0), 0);
+	leave_unless(t, CC_E);
+	t->host = 0;
+}
+
+/* Who wrote slot S1, for explanations. Uses S0 and HOST. */
+static void note_writer(struct tr *t, const struct insn *i)
+{
+	struct as *a = &t->a;
+	_Static_assert(sizeof(struct vm_written) == 16, "the shift");
+	as_mov_imm(a, S0, (u64)(uintptr_t)t->c->vm_written);
+	shift(a, SHL, 4, S1, 4);
+	as_lea(a, 8, S0, rm_sib(S0, S1, 0, 0));
+	as_load(a, 8, HOST, rm_abs(&t->c->vm_ptr));
+	as_store(a, 8, rm_mem(S0, offsetof(struct vm_written, vmcs)), HOST);
+	as_load(a, 8, HOST, rm_abs(&t->hot->page));
+	as_lea(a, 8, HOST, rm_mem(HOST, t->b->off + i->off));
+	as_store(a, 8, rm_mem(S0, offsetof(struct vm_written, rip)), HOST);
+	shift(a, SHR, 4, S1, 4);
+}
+
+/* SDM "VMWRITE". All fields may be written (IA32_VMX_MISC[29]), and a write is no more than that: VM entry looks at every field. */
+bool e_vmwrite(struct tr *t, const struct insn *i)
+{
+	struct as *a = &t->a;
+	struct rm value = i->flags & INSN_MEM ? rm_abs(&t->hot->tmp) : greg(t, i->src);
+	if (!in_root_operation(t))
+		return false;
+	need_quiet_vmcs(t);
+	if (i->flags & INSN_MEM) {
+		if (!tr_operand(t, i, 8, false))
+			return false;
+		as_load(a, 8, S0, t->m);
+		as_store(a, 8, value, S0);
+	}
+	find_field(t, i->dst);
+	as_alu_load(a, OP_AND, 8, HOST, value);
+	as_store(a, 8, rm_abs(&t->hot->tmp2), HOST);
+	note_writer(t, i);
+	as_load(a, 8, S0, rm_abs(&t->c->vm_fields));
+	as_lea(a, 8, S0, rm_sib(S0, S1, 3, 0));
+	t->m = rm_mem(S0, 0);
+	if (t->j->lockstep)
+		tr_log_store(t, 8);
+	as_load(a, 8, HOST, rm_abs(&t->hot->tmp2));
+	as_store(a, 8, t->m, HOST);
+	succeed(t);
 	return true;
 }
 
@@ -266,8 +441,7 @@ bool tr_bit_string(struct tr *t, const struct insn *i, unsigned op)
 	as_load(a, n, S1, greg(t, i->src));
 	if (n == 4)
 		as_ins(a, 0, 8, 0x63, S1, rm_reg(S1), 0); /* movsxd */
-	as_ins(a, 0, 8, 0xc1, DIGIT | 7, rm_reg(S1), 1); /* sar */
-	as8(a, log);
+	shift(a, SAR, 8, S1, log);
 	as_lea(a, 8, S0, rm_sib(S0, S1, n == 8 ? 3 : 2, 0));
 	tr_probe(t, n, op != 0);
 	if (lock) {

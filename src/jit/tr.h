@@ -151,6 +151,7 @@ static inline void put_reg(struct tr *t, unsigned n, unsigned size, unsigned reg
 u8 tr_width(const struct block *b);
 struct site *tr_site(struct tr *t, enum site_kind kind);
 bool tr_emits(const struct insn *i); /* in host code, by a row or natively */
+bool tr_is_special_mov(const struct insn *i); /* of a control, debug or segment register */
 u32 tr_writes(const struct insn *i);
 /* live[k] = flags needed after instruction k of b, when `after` are after its last; returns those needed before it. */
 unsigned tr_find_live(const struct block *b, unsigned after, u8 *live);
@@ -214,6 +215,8 @@ bool tr_access_is_free(const struct tr *t);
 /* For what does its own: S0 = linear address of the memory operand, changing flags only for FS and GS; S0: linear -> host address, or leave, changing S1 and flags. */
 bool tr_address(struct tr *t, const struct insn *i);
 void tr_probe(struct tr *t, unsigned size, bool write);
+/* Lockstep: what is at t->m, in S0, is about to be overwritten. Changes S0, S1 and flags. */
+void tr_log_store(struct tr *t, unsigned size);
 /* Leaves unless t->m is a multiple of mask + 1. */
 void tr_aligned(struct tr *t, unsigned mask);
 

@@ -168,7 +168,7 @@ struct vmx {
 	struct vmx_failure failure[VMX_FAILURES]; /* ring, by serial */
 	u8 said[CHECK_COUNT];      /* checks whose failure was logged already */
 	struct nest nest;
-	struct { u64 vmcs, rip; } written[VF_COUNT]; /* the last VMWRITE of each field: to which VMCS, by whom */
+	struct vm_written written[VF_COUNT]; /* c->vm_written */
 	u16 field_row[VM_FIELD_ROWS]; /* c->vm_field_row */
 	u8 *scratch;               /* a page that absorbs accesses to addresses that are not RAM */
 	u8 *ones;                  /* a page of ones that is only read */
@@ -184,7 +184,7 @@ static inline bool can(const struct vmx *v, enum vmx_control ctl)
 /* ---- vmcs.c ---- */
 u8 *vmx_page(struct cpu *c, u64 at, i64 *frame); /* host address of a page of RAM, or the scratch page with *frame -1 */
 void vmx_page_written(struct cpu *c, i64 frame, unsigned off, unsigned len);
-void vmcs_offer(struct cpu *c);                      /* to engines that do VMREAD themselves: v->vmcs has changed */
+void vmcs_offer(struct cpu *c);                      /* to engines that do VMREAD and VMWRITE themselves: v->vmcs has changed */
 void vmcs_find_rows(struct cpu *c);
 void vmx_set_vmcs(struct cpu *c, u64 at);            /* VMCS_NONE: no current VMCS */
 void vmcs_put(struct cpu *c, enum vmcs_slot s, u64 v); /* guest mode: cache and page */

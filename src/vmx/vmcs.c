@@ -67,6 +67,7 @@ void vmcs_find_rows(struct cpu *c)
 		if (can(v, vmcs_fields[s].gate) && !(vmcs_fields[s].encoding & ~VM_FIELD_BITS))
 			v->field_row[vmcs_fields[s].encoding / 2] = (u16)(s << 2 | (vmcs_fields[s].bytes == 2 ? 1 : vmcs_fields[s].bytes == 4 ? 2 : 3));
 	c->vm_field_row = v->field_row;
+	c->vm_written = v->written;
 }
 
 void vmcs_offer(struct cpu *c)
@@ -74,6 +75,8 @@ void vmcs_offer(struct cpu *c)
 	struct vmx *v = vmx_of(c);
 
 	c->vm_fields = v->vmcs && !trace_on(TRACE_VMX) ? v->vmcs->f : NULL;
+	c->vm_code = c->vm_fields && v->vmcs_frame >= 0 ? &c->mem->code_lines[v->vmcs_frame] : NULL;
+	c->vm_ptr = v->s.vmcs_ptr;
 }
 
 void vmx_set_vmcs(struct cpu *c, u64 at)

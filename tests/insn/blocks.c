@@ -212,7 +212,8 @@ static void g_frame(void)
 static void g_stack(void)
 {
 	unsigned r = any_reg(), w = a_reg();
-	switch (rnd_below(6)) {
+	switch (rnd_below(7)) {
+	case 6: ins(0, 4, 0x8f, 0, true, 0); break;
 	case 5: g_frame(); break;
 	case 0: odd_size(); if (r & 8) put8(0x41); put8(0x50 | (r & 7)); break;
 	case 1: odd_size(); if (w & 8) put8(0x41); put8(0x58 | (w & 7)); break;
@@ -243,9 +244,9 @@ static void g_exchange(void)
 }
 static void g_odd(void)
 {
-	static const u8 one[] = { 0x9e, 0x9f, 0xf5, 0xf8, 0xf9, 0x90, 0xfc };
+	static const u8 one[] = { 0x9e, 0x9f, 0xf5, 0xf8, 0xf9, 0x90, 0xfc, 0xfd };
 	if (rnd_chance(70)) {
-		put8(one[rnd_below(7)]);
+		put8(one[rnd_below(8)]);
 	} else { /* lods, stos, movs, scas of few elements */
 		static const u8 str[] = { 0xa4, 0xa5, 0xaa, 0xab, 0xac, 0xae };
 		put8(str[rnd_below(6)]);

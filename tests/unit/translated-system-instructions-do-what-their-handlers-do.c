@@ -38,6 +38,20 @@ static const struct row_of_code rows[] = {
 	{ "PAUSE and fences", "f390 0faef0 0faee8 0faef8 ffc0", ZYDIS_MNEMONIC_PAUSE, { 1, 0, ANY } },
 	{ "CMPXCHG16B", "baaaaa0000 480fc70e 0f94c0", ZYDIS_MNEMONIC_CMPXCHG16B, { 1, ANY, ANY } },
 	{ "BTS of a bit string", "b841000000 480fab06 0f92c0 480fa34608 488b4e08", ZYDIS_MNEMONIC_BTS, { ANY, A | 2, ANY } },
+	{ "RDTSC", "b8ffffffff 0f31 eb00 90 29c0 29c9", ZYDIS_MNEMONIC_RDTSC, { 0, 0, ANY } }, /* lockstep compares what it read */
+	{ "RDTSC and flags", "31c9 83e901 0f31 9c 58 31c9", ZYDIS_MNEMONIC_RDTSC, { 0x097, 0, 0 } },
+	{ "RDTSCP", "0f01f9 eb00 29c0", ZYDIS_MNEMONIC_RDTSCP, { 0, 0x77, ANY } },
+	{ "MOV from CR0, CR4", "31c0 0f20c1 0f20e0 90", ZYDIS_MNEMONIC_MOV, { 0x610000 | CR4_PAE | CR4_OSFXSR | CR4_PKE, CR0_PG | CR0_WP | CR0_NE | CR0_ET | CR0_PE, ANY } },
+	{ "MOV from CR2, CR3, to a register that lives in memory", "83e90a 410f20d0 0f20d9 4c89c0", ZYDIS_MNEMONIC_MOV, { 0xc4c4, AT_TABLES, ANY } },
+	{ "flags across MOV from CR", "83f901 0f20d8 9c 58 25ff000000", ZYDIS_MNEMONIC_MOV, { 0x97, 0, ANY } },
+	{ "RDMSR of GS's base", "b9010100c0 0f32 29c9", ZYDIS_MNEMONIC_RDMSR, { BASE_A, 0, ANY } },
+	{ "RDMSR of the kernel's GS base", "b9020100c0 0f32 29c9", ZYDIS_MNEMONIC_RDMSR, { BASE_K, 0, ANY } },
+	{ "RDMSR of FS's base", "83e901 b9000100c0 0f32 29c9", ZYDIS_MNEMONIC_RDMSR, { BASE_A, 0, ANY } },
+	{ "RDMSR of IA32_DEBUGCTL", "b9d9010000 0f32 29c9", ZYDIS_MNEMONIC_RDMSR, { 1, 0, ANY } },
+	{ "RDMSR of another", "b9810000c0 0f32 29c9", ZYDIS_MNEMONIC_NOP, { 0x44332211, 0, ANY } },
+	{ "CLD, STD", "83e901 fd 9c fc 9c 58 59", ZYDIS_MNEMONIC_STD, { 0x097, 0x497, 0 } },
+	{ "POP to memory", "6a07 6a08 8f4610 8f4608 488b4610 488b4e08 ", ZYDIS_MNEMONIC_POP, { 8, 7, ANY } },
+	{ "POP to memory at RSP", "6a07 6a08 8f0424 58", ZYDIS_MNEMONIC_NOP, { 8, ANY, ANY } },
 	/* mov ecx, 3; again: fld1; dec ecx; jnz again */
 	{ "x87 registers", "b903000000 d9e8 ffc9 75fa", ZYDIS_MNEMONIC_DEC, { ANY, 0, ANY, 5 } },
 	{ "x87 registers and memory", "b905000000 d9e8 d9e8 dec1 dd1e ffc9 75f4 488b06", ZYDIS_MNEMONIC_DEC, { 0x4000000000000000, 0, ANY, 0 } },
@@ -52,6 +66,12 @@ static const struct row_of_code vmx_rows[] = {
 	{ "VMREAD of an upper half", VMREAD("8877665544332211", "01200000"), ZYDIS_MNEMONIC_NOP, { 0x55667788, 2, ANY } },
 	{ "VMREAD of no field", VMREAD("8877665544332211", "7e6c0000"), ZYDIS_MNEMONIC_NOP, { 5, 0x42, ANY } },
 	{ "VMREAD of an encoding with reserved bits", VMREAD("8877665544332211", "167c0000"), ZYDIS_MNEMONIC_NOP, { 5, 0x42, ANY } },
+	{ "VMWRITE of a register", VMREAD("8877665544332211", "166c0000"), ZYDIS_MNEMONIC_VMWRITE, { 0x1122334455667788, 2, ANY } },
+	{ "VMWRITE of 16 bits", VMREAD("8877665544332211", "00080000"), ZYDIS_MNEMONIC_VMWRITE, { 0x7788, 2, ANY } },
+	{ "VMWRITE of exit information (IA32_VMX_MISC[29])", VMREAD("8877665544332211", "02440000"), ZYDIS_MNEMONIC_VMWRITE, { 0x55667788, 2, ANY } },
+	/* mov qword [rsi], 77h; mov edx, GUEST_RIP; cmp ecx, 1; vmwrite rdx, [rsi]; pushf; pop rcx; vmread rax, rdx */
+	{ "VMWRITE of memory", "48c70677000000 ba1e680000 83f901 0f7916 9c 59 0f78d0", ZYDIS_MNEMONIC_VMWRITE, { 0x77, 2, ANY } },
+	{ "VMREAD, VMWRITE, VMREAD", "ba1e680000 0f78d0 48ffc0 0f79d0 0f78d1 4829c8", ZYDIS_MNEMONIC_VMWRITE, { 0, ANY, ANY } },
 	{ "flags across VMREAD's neighbours", "31c9 ba166c0000 83f901 0f78d0 0f92c1", ZYDIS_MNEMONIC_VMREAD, { ANY, 0, ANY } },
 };
 
@@ -84,6 +104,10 @@ static void prepare(void)
 	c->arch.shadow = 0;
 	c->arch.seg[SEG_GS].base = c->arch.seg[SEG_FS].base = BASE_A;
 	c->arch.kernel_gs_base = BASE_K;
+	c->arch.tsc_aux = 0x77;
+	c->arch.cr2 = 0xc4c4;
+	c->arch.debugctl = 1;
+	c->arch.star = 0x44332211;
 	memset(c->arch.x87, 0, sizeof c->arch.x87);
 	store_le(c->arch.x87, 0x37f, 2);
 	c->x87_resident = false;
@@ -129,8 +153,18 @@ static void run_rows(const struct row_of_code *list, unsigned count)
 
 static void the_blocks(void **state) { run_rows(rows, array_len(rows)); }
 
-/* In VMX root operation, with a current VMCS. */
-static void vmread_in_root_operation(void **state)
+/* Runs a row once more; how often its instruction was left to the handler. */
+static u32 left_of(const char *hex, ZydisMnemonic op)
+{
+	struct jit *j = jit_of(r.cpu);
+	memset(j->prof_left, 0, sizeof j->prof_left);
+	prepare();
+	interp_do(&r, hex);
+	return j->prof_left[op];
+}
+
+/* In VMX root operation, with a current VMCS at BASE_K + 2000h. */
+static void enter_root_operation(void)
 {
 	struct cpu *c = r.cpu;
 	cpu_model_free((struct cpu_model *)c->model);
@@ -138,7 +172,6 @@ static void vmread_in_root_operation(void **state)
 	assert_int_equal(vmx_create(c), 0);
 	prepare();
 	c->arch.feat_ctl = 5;
-	c->arch.cr0 |= CR0_NE;
 	c->arch.cr4 |= CR4_VMXE;
 	cpu_update_mode(c);
 	core_set(&r, AT_DATA, 8, BASE_K + 0x1000);
@@ -149,13 +182,73 @@ static void vmread_in_root_operation(void **state)
 	core_set(&r, BASE_K + 0x2000, 4, (u32)revision & 0x7fffffff);
 	interp_do(&r, "f30fc736 0fc77608 9c 58"); /* vmxon [rsi]; vmptrld [rsi + 8]; pushf; pop rax */
 	assert_int_equal(c->arch.gpr[GPR_RAX], 2);
+}
+
+static void vmx_fields_in_root_operation(void **state)
+{
+	enter_root_operation();
 	run_rows(vmx_rows, array_len(vmx_rows));
+	vmx_destroy(r.cpu);
+}
+
+#define WRITE_RIP VMREAD("8877665544332211", "1e680000") /* GUEST_RIP */
+static void vmwrite_tells_who_wants_to_hear_of_it(void **state)
+{
+	struct cpu *c = r.cpu;
+	enter_root_operation();
+	left_of(WRITE_RIP, ZYDIS_MNEMONIC_VMWRITE);
+	assert_int_equal(left_of(WRITE_RIP, ZYDIS_MNEMONIC_VMWRITE), 0);
+	const struct vm_written *w = &c->vm_written[c->vm_field_row[0x681e / 2] >> 2];
+	assert_int_equal(w->vmcs, BASE_K + 0x2000);
+	assert_int_equal(w->rip, AT_CODE + 15); /* behind two MOVs */
+
+	u64 frame = (BASE_K + 0x2000) / 4096;
+	mem_dirty_take(&r.mem, NULL);
+	assert_int_equal(left_of(WRITE_RIP, ZYDIS_MNEMONIC_VMWRITE), 1);
+	assert_true(r.mem.dirty[frame / 64] >> (frame % 64) & 1);
+	r.mem.dirty_log = false;
+
+	r.mem.code_lines[frame] = 1;
+	assert_int_equal(left_of(WRITE_RIP, ZYDIS_MNEMONIC_VMWRITE), 1);
+	r.mem.code_lines[frame] = 0;
+	assert_int_equal(left_of(WRITE_RIP, ZYDIS_MNEMONIC_VMWRITE), 0);
+
+	core_set(&r, AT_DATA, 8, BASE_K + 0x2000);
+	interp_do(&r, "660fc736"); /* vmclear [rsi] */
+	/* No current VMCS: VMfailInvalid, and the memory operand is not looked at. mov ecx, -1; cmp ecx, ecx; vmwrite rdx, [rcx << 32] */
+	assert_int_equal(left_of("48c7c1ffffffff 48c1e11f ba1e680000 39c9 0f7911 9c 58", ZYDIS_MNEMONIC_VMWRITE), 1);
+	assert_int_equal(c->arch.gpr[GPR_RAX], 3);
+	vmx_destroy(c);
+}
+
+/* In compatibility mode both are #UD (SDM "VMREAD", "VMWRITE"). */
+static void vmx_fields_in_compatibility_mode(void **state)
+{
+	static const char *const code[] = { "90 0f78d0", "90 0f79d0", "90 0f7916" };
+	struct cpu *c = r.cpu;
+	enter_root_operation();
+	for (unsigned n = 0; n < array_len(code); n++) {
+		prepare();
+		struct seg cs = c->arch.seg[SEG_CS], flat = { .limit = ~0u, .attr = 0xc093, .sel = DATA0 };
+		c->arch.seg[SEG_SS] = c->arch.seg[SEG_DS] = c->arch.seg[SEG_ES] = flat;
+		c->arch.seg[SEG_CS] = (struct seg){ .limit = ~0u, .attr = 0xc09b, .sel = CODE0 };
+		cpu_update_mode(c);
+		assert_true(c->mode & MODE_FLAT);
+		u64 entries = jit_of(c)->stats.entries;
+		interp_do(&r, code[n]);
+		assert_true(jit_of(c)->stats.entries > entries);
+		assert_int_equal(interp_caught(&r), VEC_UD);
+		c->arch.seg[SEG_CS] = cs;
+		cpu_update_mode(c);
+	}
 	vmx_destroy(c);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test_setup_teardown(the_blocks, open_it, close_it),
-					    cmocka_unit_test_setup_teardown(vmread_in_root_operation, open_it, close_it) };
+					    cmocka_unit_test_setup_teardown(vmx_fields_in_root_operation, open_it, close_it),
+					    cmocka_unit_test_setup_teardown(vmwrite_tells_who_wants_to_hear_of_it, open_it, close_it),
+					    cmocka_unit_test_setup_teardown(vmx_fields_in_compatibility_mode, open_it, close_it) };
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
