@@ -46,6 +46,10 @@ enum seg_query { SEG_LAR, SEG_LSL, SEG_VERR, SEG_VERW };
 bool cpu_seg_query(struct cpu *c, enum seg_query q, u16 sel, u32 *out, bool *faulted);
 enum step cpu_syscall(struct cpu *c, unsigned insn_len);
 enum step cpu_sysret(struct cpu *c, unsigned opsize);
+/* For engines, the usual case between a 64-bit program and its kernel; false: nothing was done, take the whole instruction. No derived state changes but
+ * the access class, which is the caller's to set. `flags`: all of RFLAGS. */
+bool cpu_syscall_usual(struct cpu *c, u64 next_rip, u64 flags);
+bool cpu_sysret_usual(struct cpu *c);
 enum step cpu_sysenter(struct cpu *c);
 enum step cpu_sysexit(struct cpu *c, unsigned opsize);
 /* Hardware task switch (cpu/task.c). source as ICEPT_TASK_SWITCH. For a gate during event delivery, ev is that event, else NULL. */

@@ -4,18 +4,25 @@
 #define ATTR_CODE64 0xa09bu /* G L P S, type 11, DPL 0 */
 #define ATTR_CODE32 0xc09bu /* G D P S */
 #define ATTR_DATA   0xc093u /* G B P S, type 3 */
-#define ATTR_DPL3   (3u << SEG_DPL_SHIFT)
+#define SYSRET_FLAGS 0x3c7fd7u /* that it loads: not RF, VM, nor what is reserved */
 
-static struct seg flat_seg(unsigned sel, u32 attr)
+static void set_flat(struct seg *s, unsigned sel, unsigned cpl, u32 attr)
 {
-	return (struct seg){ .limit = 0xffffffff, .attr = attr, .sel = (u16)sel };
+	*s = (struct seg){ .limit = 0xffffffff, .attr = attr | cpl << SEG_DPL_SHIFT, .sel = (u16)((sel & ~3u) | cpl) };
+}
+
+static void set_place(struct cpu *c, unsigned cs, u32 cs_attr, unsigned ss, unsigned cpl, u64 rip)
+{
+	set_flat(&c->arch.seg[SEG_SS], ss, cpl, ATTR_DATA);
+	set_flat(&c->arch.seg[SEG_CS], cs, cpl, cs_attr);
+	c->arch.cpl = (u8)cpl;
+	c->arch.rip = rip;
 }
 
 static void enter_flat(struct cpu *c, unsigned cs, u32 cs_attr, unsigned ss, unsigned cpl, u64 rip)
 {
-	u32 dpl = cpl << SEG_DPL_SHIFT;
-	c->arch.seg[SEG_SS] = flat_seg((ss & ~3u) | cpl, ATTR_DATA | dpl);
-	code_enter(c, flat_seg((cs & ~3u) | cpl, cs_attr | dpl), cpl, rip);
+	set_place(c, cs, cs_attr, ss, cpl, rip);
+	cpu_update_mode(c);
 }
 
 enum step cpu_syscall(struct cpu *c, unsigned insn_len)
@@ -33,6 +40,23 @@ enum step cpu_syscall(struct cpu *c, unsigned insn_len)
 	return STEP_STOP;
 }
 
+/* What an AC, a trap or something that waits for IF would make unusual. */
+#define FLAG_UNUSUAL (FLAG_TF | FLAG_RF | FLAG_VM | FLAG_AC)
+
+bool cpu_syscall_usual(struct cpu *c, u64 next_rip, u64 flags)
+{
+	unsigned sel = (unsigned)bits(c->arch.star, 47, 32);
+	if (unlikely(!cpu_long64(c) || !(c->arch.efer & EFER_SCE) || c->arch.cpl != 3 || (flags & FLAG_UNUSUAL)))
+		return false;
+	c->arch.gpr[GPR_RCX] = next_rip;
+	c->arch.gpr[GPR_R11] = flags;
+	set_place(c, sel, ATTR_CODE64, sel + 8, 0, c->arch.lstar);
+	flags &= ~c->arch.fmask;
+	c->arch.cc = cpu_flags_to_cc(flags);
+	c->arch.rflags = (flags & ~(u64)FLAG_ARITH) | FLAG_FIXED1;
+	return true;
+}
+
 enum step cpu_sysret(struct cpu *c, unsigned opsize)
 {
 	if (!cpu_long64(c) || !(c->arch.efer & EFER_SCE))
@@ -43,13 +67,25 @@ enum step cpu_sysret(struct cpu *c, unsigned opsize)
 	unsigned sel = (unsigned)bits(c->arch.star, 63, 48);
 	if (opsize == 8 && !cpu_canonical(rip))
 		return cpu_gp(c, 0);
-	u64 flags = c->arch.gpr[GPR_R11] & 0x3c7fd7;
+	u64 flags = c->arch.gpr[GPR_R11] & SYSRET_FLAGS;
 	if (opsize == 8)
 		enter_flat(c, sel + 16, ATTR_CODE64, sel + 8, 3, rip);
 	else
 		enter_flat(c, sel, ATTR_CODE32, sel + 8, 3, (u32)rip);
 	cpu_set_rflags(c, flags);
 	return STEP_STOP;
+}
+
+bool cpu_sysret_usual(struct cpu *c)
+{
+	u64 rip = c->arch.gpr[GPR_RCX], flags = c->arch.gpr[GPR_R11] & SYSRET_FLAGS;
+	unsigned sel = (unsigned)bits(c->arch.star, 63, 48);
+	if (unlikely(!cpu_long64(c) || !(c->arch.efer & EFER_SCE) || c->arch.cpl != 0 || !cpu_canonical(rip) || ((flags | c->arch.rflags) & FLAG_UNUSUAL) || c->deferred))
+		return false;
+	set_place(c, sel + 16, ATTR_CODE64, sel + 8, 3, rip);
+	c->arch.cc = cpu_flags_to_cc(flags);
+	c->arch.rflags = (flags & ~(u64)FLAG_ARITH) | FLAG_FIXED1;
+	return true;
 }
 
 enum step cpu_sysenter(struct cpu *c)

@@ -87,6 +87,9 @@ struct code {
 	bool loop;              /* a region */
 };
 
+/* ---- ways to another privilege level: syscall.c ---- */
+enum way { WAY_SYSCALL, WAY_SYSRET, WAYS };
+
 /* ---- what host code touches, at the start of the arena ---- */
 struct hot {
 	u64 left;
@@ -105,6 +108,7 @@ struct hot {
 	u64 tmp, tmp2;
 	const struct site *site;
 	void *on_site;
+	void *way[WAYS];        /* C that a thunk of j->way calls */
 	u32 mxcsr_used;
 	u8 vec[16 * 32] __attribute__((aligned(32)));
 };
@@ -125,6 +129,7 @@ struct jit {
 	u8 *first, *next;       /* code: first byte after the thunks, free space up to */
 	u8 *sites;              /* sites, downwards from the end */
 	u8 *enter, *out, *out_vec, *gone; /* thunks: into host code; from a site to C */
+	u8 *way[WAYS];          /* thunks: a call either ends in the other side's host code, or comes back with nothing done; use S0, S1, HOST */
 	u8 *load_flags;         /* a call of it brings the flags from memory into the host's; uses S1 */
 	u8 *ret_miss;           /* a return to another place than the host's stack says; S0: rip, S1: the RET's site */
 	u32 jump_gen;           /* c->tlb->jump_gen when the host's stack was empty */
@@ -182,6 +187,9 @@ extern const struct interp_hooks jit_hooks;
 
 /* ---- thunks.c ---- */
 void jit_make_thunks(struct cpu *c);
+
+/* ---- syscall.c ---- */
+void jit_set_ways(struct hot *h);
 
 /* ---- lockstep.c ---- */
 insn_fn lockstep_enter;

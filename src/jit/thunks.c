@@ -1,4 +1,4 @@
-/* The few pieces of host code that exist once: the way in, and the way out to C from a site.
+/* The few pieces of host code that exist once: the way in, the way out to C from a site, and short ways to another privilege level.
  *
  *   enter(code, rip)   C calls it: saves what C wants kept, loads the guest, jumps to code. Returns when a site decides to leave.
  *   out                a stub calls it; behind the return address is the distance to the site. Stores the guest, asks jit_on_site(), and goes on where
@@ -127,6 +127,50 @@ static u8 *make_ret_miss(struct as *a, struct jit *j)
 	return ret_empty;
 }
 
+/* What C may change of the guest's. */
+static const u8 caller_saved[] = { GPR_RAX, GPR_RCX, GPR_RDX, GPR_RSP, GPR_RSI, GPR_RDI };
+static void move_caller_saved(struct as *a, struct cpu *c, bool load)
+{
+	for (unsigned n = 0; n < sizeof caller_saved; n++) {
+		unsigned g = caller_saved[n];
+		if (load)
+			as_load(a, 8, jit_home[g], rm_abs(&c->arch.gpr[g]));
+		else
+			as_store(a, 8, rm_abs(&c->arch.gpr[g]), jit_home[g]);
+	}
+}
+
+/* Not when somebody waits. Else C, with S0 and S1, which says where to go on; or back. */
+static void make_way(struct as *a, struct cpu *c, struct hot *h, unsigned way)
+{
+	as_alu_load(a, OP_TEST, 8, LEFT, rm_reg(LEFT));
+	u8 *late = as_jcc(a, CC_LE, a->p);
+	as_alu_imm(a, 0, OP_CMP, 4, rm_abs(&c->pending), 0);
+	u8 *wanted = as_jcc(a, CC_NE, a->p);
+	as_pop(a, HOST);
+	as_store(a, 8, rm_abs(&h->tmp), HOST);
+	as_store(a, 8, rm_abs(&h->rsp), RSP);
+	as_ins(a, 0, 4, 0xff, DIGIT | 6, rm_abs(&h->ret_empty), 0); /* push, as in make_out() */
+	as_alu_imm(a, 0, OP_AND, 8, rm_reg(RSP), (u64)-16);
+	move_caller_saved(a, c, false);
+	as_mov_imm(a, RDI, (u64)(uintptr_t)c);
+	as_mov(a, 8, RSI, S0);
+	as_mov(a, 8, RDX, S1);
+	as_ins(a, 0, 4, 0xff, DIGIT | 2, rm_abs(&h->way[way]), 0);
+	as_mov(a, 8, S1, RAX);
+	as_load(a, 8, RSP, rm_abs(&h->rsp));
+	as_load(a, 8, S0, rm_abs(&h->s0));
+	move_caller_saved(a, c, true);
+	as_alu_load(a, OP_TEST, 8, S1, rm_reg(S1));
+	u8 *no = as_jcc(a, CC_E, a->p);
+	as_ins(a, 0, 4, 0xff, DIGIT | 4, rm_reg(S1), 0);
+	as_aim(no, a->p);
+	as_ins(a, 0, 4, 0xff, DIGIT | 4, rm_abs(&h->tmp), 0);
+	as_aim(late, a->p);
+	as_aim(wanted, a->p);
+	as8(a, 0xc3);
+}
+
 void jit_make_thunks(struct cpu *c)
 {
 	struct jit *j = jit_of(c);
@@ -141,6 +185,12 @@ void jit_make_thunks(struct cpu *c)
 	a.p = (u8 *)align_up((uintptr_t)a.p, 64);
 	flags_make_thunk(&a, j, c);
 	a.p = (u8 *)align_up((uintptr_t)a.p, 64);
+	jit_set_ways(j->hot);
+	for (unsigned way = 0; way < WAYS; way++) {
+		j->way[way] = a.p;
+		make_way(&a, c, j->hot, way);
+		a.p = (u8 *)align_up((uintptr_t)a.p, 64);
+	}
 	u8 *ret_empty = j->hot->ret_empty = make_ret_miss(&a, j);
 	j->enter = a.p = (u8 *)align_up((uintptr_t)a.p, 64);
 	make_enter(&a, c, j->hot, ret_empty);

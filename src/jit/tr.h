@@ -26,6 +26,7 @@
 #define H_KEEPS 1u /* host flags survive the emitted code when there is no memory operand */
 #define H_STACK 2u /* touches the stack: may fault without a memory operand */
 #define H_ENDS 4u  /* leaves the block */
+#define H_LEAVES 8u /* the same, but is no branch */
 
 struct tr;
 struct plan;

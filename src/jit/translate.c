@@ -196,7 +196,7 @@ void tr_one(struct tr *t, const struct insn *i, bool last)
 	tr_settle_rsp(t, i);
 	t->begin[t->first + t->k] = t->a.p;
 	prepare_flags(t, i, &lost);
-	if (jit_rows[i->op].how & H_ENDS)
+	if (jit_rows[i->op].how & (H_ENDS | H_LEAVES))
 		tr_vec_flush(t);
 	t->start = t->a.p;
 	t->fresh = false;

@@ -1,0 +1,84 @@
+/* SYSCALL and SYSRET between 64-bit programs and their kernel, without leaving host code by the long way: the thunk (thunks.c) saves no more than C may
+ * change, and C does the usual case in which nothing has to be searched. What it changes of the CPU's state is in cpu/fastcall.c, beside the whole
+ * instructions; here are bank, host's return addresses and host code of the other side. Whatever is unusual goes to the handler, with nothing done.
+ *
+ * Surprise: arch.icount is stale in here. Nobody may look at the time. */
+#include "jit/tr.h"
+#include "jit/sys.h"
+
+/* Host code at rip for access class cls, and its bank; NULL if it takes any search. */
+static u8 *known_code(const struct cpu *c, u64 rip, u8 cls, struct tlb_bank **bank)
+{
+	struct tlb_bank *b = *bank = c->tlb->cur_bank[cls];
+	if (unlikely(!b || b->flat || c->dbg))
+		return NULL;
+	const struct tlb_jump *at = &b->jump[mmu_jump_slot(rip)];
+	return likely(at->rip == rip) ? at->code : NULL;
+}
+
+/* The CPU is on the other side now: so is host code. */
+static u8 *arrive(struct cpu *c, u64 rip, u8 cls, struct tlb_bank *bank, u8 *code)
+{
+	struct jit *j = jit_of(c);
+	struct hot *h = j->hot;
+	c->acc_class = cls;
+	j->in.xneed = cls == 2 ? TLB_XU : TLB_XS;
+	h->bank = bank;
+	asm volatile("wrgsbase %0" : : "r"(bank));
+	jit_returns_switch(c);
+	h->lazy_op = 0;
+	h->s0 = rip;
+	j->stats.stays++;
+	return code;
+}
+
+/* next: what RCX gets; flags: RFLAGS, whole. Host code to go on at, or NULL: nothing is done. */
+static u8 *on_syscall(struct cpu *c, u64 next, u64 flags)
+{
+	struct tlb_bank *bank;
+	u8 cls = c->arch.cr4 & CR4_SMAP ? 0 : 1, *code = known_code(c, c->arch.lstar, cls, &bank);
+	if (unlikely(!code) || c->acc_class != 2 || !cpu_syscall_usual(c, next, flags))
+		return NULL;
+	return arrive(c, c->arch.lstar, cls, bank, code);
+}
+
+static u8 *on_sysret(struct cpu *c, u64 next, u64 flags)
+{
+	struct tlb_bank *bank;
+	u64 rip = c->arch.gpr[GPR_RCX];
+	u8 *code = known_code(c, rip, 2, &bank);
+	if (unlikely(!code) || c->acc_class > 1 || !cpu_sysret_usual(c))
+		return NULL;
+	return arrive(c, rip, 2, bank, code);
+}
+
+void jit_set_ways(struct hot *h)
+{
+	h->way[WAY_SYSCALL] = (void *)on_syscall;
+	h->way[WAY_SYSRET] = (void *)on_sysret;
+}
+
+/* The thunk comes back here when it is the handler's turn. */
+bool e_syscall(struct tr *t, const struct insn *i)
+{
+	struct as *a = &t->a;
+	unsigned way = jit_rows[i->op].arg;
+	if (t->width != 8 || !t->j->fsgsbase || t->j->lockstep || (way == WAY_SYSRET && i->opsize != 8))
+		return false;
+	if (way == WAY_SYSCALL) {
+		tr_flags_host(t, F_ALL);
+		as8(a, 0x9c); /* pushf */
+		as_pop(a, S1);
+		as_alu_imm(a, 0, OP_AND, 4, rm_reg(S1), FLAG_ARITH);
+		as_alu_load(a, OP_OR, 8, S1, rm_abs(&t->c->arch.rflags));
+		as_load(a, 8, S0, rm_abs(&t->hot->page));
+		as_lea(a, 8, S0, rm_mem(S0, (i32)tr_after(t->b, i)));
+		t->host = 0;
+	}
+	as_call(a, t->j->way[way]);
+	struct site *s = tr_site(t, SITE_RESUME);
+	as_call(a, t->j->out);
+	as32(a, (u32)((u8 *)s - a->p));
+	t->ended = true;
+	return true;
+}
