@@ -303,7 +303,11 @@ static inline void cpu_pend_nmi(struct cpu *c)
 	if (__atomic_fetch_or(&c->pending, PEND_NMI, __ATOMIC_SEQ_CST) & PEND_NMI)
 		__atomic_fetch_or(&c->pending, PEND_NMI2, __ATOMIC_SEQ_CST);
 }
-static inline void cpu_unpend(struct cpu *c, u32 what) { __atomic_fetch_and(&c->pending, ~what, __ATOMIC_SEQ_CST); }
+static inline void cpu_unpend(struct cpu *c, u32 what)
+{
+	if (__atomic_load_n(&c->pending, __ATOMIC_SEQ_CST) & what)
+		__atomic_fetch_and(&c->pending, ~what, __ATOMIC_SEQ_CST);
+}
 /* RFLAGS.IF became 1, or another block on events went away: look again at what had to wait. Handlers that set IF without cpu_set_rflags call it. */
 static inline void cpu_unblocked(struct cpu *c)
 {

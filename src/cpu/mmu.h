@@ -114,6 +114,7 @@ struct tlb_bank {
 struct tlb {
 	struct tlb_ctx *cur;      /* the active context */
 	struct tlb_tag *cur_tag;
+	unsigned before;          /* the context that was active before */
 	u64 tick;
 	u64 stream[TLB_STREAMS];  /* pages whose misses would go on with a sequence of misses */
 	unsigned stream_next;

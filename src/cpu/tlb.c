@@ -26,14 +26,17 @@ static u32 mode_key(const struct cpu *c)
 	return (u32)cr4 | (u32)efer | cr0 | (u32)c->arch.guest_mode << 30;
 }
 
-static struct tlb_tag current_tag(struct cpu *c)
+/* In place: a struct that is copied right after its members were stored waits for them. */
+static must_inline void fill_tag(struct cpu *c, struct tlb_tag *t)
 {
-	struct tlb_tag t = { .key = mode_key(c), .valid = true };
-	if (c->arch.cr4 & CR4_PCIDE)
-		t.pcid = c->arch.cr3 & 0xfff;
+	t->key = mode_key(c);
+	t->valid = true;
+	t->pcid = c->arch.cr4 & CR4_PCIDE ? c->arch.cr3 & 0xfff : 0;
+	t->vpid = 0;
+	t->npt_root = 0;
+	t->lru = 0;
 	if (unlikely(c->arch.guest_mode))
-		c->virt->tlb_tag(c, &t.vpid, &t.npt_root);
-	return t;
+		c->virt->tlb_tag(c, &t->vpid, &t->npt_root);
 }
 
 static bool same_tag(const struct tlb_tag *a, const struct tlb_tag *b)
@@ -241,6 +244,7 @@ static void make_current(struct tlb *t, unsigned i)
 	for (unsigned cls = 0; t->banks && cls < 3; cls++)
 		if (t->banks[3 * i + cls].ready)
 			t->cur_bank[cls] = &t->banks[3 * i + cls];
+	t->before = t->cur ? (unsigned)(t->cur - t->ctx) : i;
 	t->cur = &t->ctx[i];
 	t->cur_tag = &t->tag[i];
 	t->cur_tag->lru = ++t->tick;
@@ -249,10 +253,15 @@ static void make_current(struct tlb *t, unsigned i)
 void mmu_switch(struct cpu *c)
 {
 	struct tlb *t = c->tlb;
-	struct tlb_tag want = current_tag(c);
+	struct tlb_tag want;
 	unsigned victim = 0;
+	fill_tag(c, &want);
 	if (same_tag(t->cur_tag, &want))
 		return;
+	if (same_tag(&t->tag[t->before], &want)) { /* a guest's exit, or the entry after it */
+		make_current(t, t->before);
+		return;
+	}
 	for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
 		if (same_tag(&t->tag[i], &want)) {
 			make_current(t, i);
@@ -440,7 +449,8 @@ void mmu_flush_pcid(struct cpu *c, u16 vpid, u16 pcid)
 
 void mmu_flush_current(struct cpu *c, bool globals)
 {
-	struct tlb_tag now = current_tag(c);
+	struct tlb_tag now;
+	fill_tag(c, &now);
 	if (globals)
 		mmu_flush_vpid(c, now.vpid, true);
 	else
@@ -496,7 +506,9 @@ void mmu_invlpg_vpid(struct cpu *c, u16 vpid, gva_t la)
 
 void mmu_invlpg(struct cpu *c, gva_t la)
 {
-	mmu_invlpg_vpid(c, current_tag(c).vpid, la);
+	struct tlb_tag now;
+	fill_tag(c, &now);
+	mmu_invlpg_vpid(c, now.vpid, la);
 }
 
 void mmu_flush_pkeys(struct cpu *c)

@@ -11,18 +11,45 @@ static void take_controls(struct vmx *v)
 	v->ctl[GROUP_ENTRY] = v->f[VF_ENTRY_CONTROLS];
 }
 
-static void copy_vmcs(struct vmx *v)
-{
-	static const u64 widths[VF_COUNT] = {
+static const u64 widths[VF_COUNT] = {
 #define FIELD(enc, name, kind, gate) \
 	[VF_##name] = ((enc) >> 13) == 0 ? 0xffff : ((enc) >> 13) == 2 ? 0xffffffff : ~(u64)0,
 #include "vmx/fields.def"
 #undef FIELD
-	};
-	const struct vmcs *m = v->vmcs;
+};
 
-	for (unsigned s = 0; s < VF_COUNT; s++)
-		v->f[s] = ((const volatile u64 *)m->f)[s] & widths[s];
+/* Each word of the page is read once. */
+static void copy_fields(struct vmx *v, unsigned from, unsigned to)
+{
+	const volatile u64 *m = v->vmcs->f;
+	u64 *f = v->f;
+	for (unsigned s = from; s < to; s++)
+		f[s] = m[s] & widths[s];
+}
+
+/* True: controls and the host's state are, bit by bit, those that passed their checks at the last entry, with the same answers to what the checks ask beside
+ * the VMCS. Then their copies in v->f and v->ctl still hold. Comparing them is a tenth of checking them, and unlike notes of who wrote what it is right
+ * whoever wrote the page. What injects an event or compares with VTPR depends on more: always checked. */
+static bool same_as_passed(const struct cpu *c, const struct vmx *v)
+{
+	return v->passed && v->passed_long == !!(c->arch.efer & EFER_LMA) && !memcmp(v->vmcs->f, v->passed_f, sizeof v->passed_f);
+}
+
+static bool may_pass_again(const struct vmx *v)
+{
+	bool asks_vtpr = has(v, CTL_PROC_TPR_SHADOW) && !has(v, CTL_PROC2_APIC_ACCESSES) && !has(v, CTL_PROC2_VIRT_INTR);
+	return !asks_vtpr && !(v->f[VF_ENTRY_INTR_INFO] & BIT(31));
+}
+
+static void copy_again(struct vmx *v)
+{
+	const volatile u64 *m = v->vmcs->f;
+	for (unsigned s = 0; s < VMCS_FIRST_GUEST; s++) {
+		v->passed_f[s] = m[s];
+		v->f[s] = v->passed_f[s] & widths[s];
+	}
+	v->passed = false;
+	take_controls(v);
 }
 
 /* Host address of a bitmap that guest mode consults. One that is not RAM reads as all ones: everything intercepts. */
@@ -61,10 +88,7 @@ static void load_segments(struct cpu *c, const u64 *f)
 			     &c->arch.seg[SEG_FS], &c->arch.seg[SEG_GS], &c->arch.ldtr,	       &c->arch.tr};
 
 	for (unsigned n = 0; n < 8; n++)
-		*to[n] = (struct seg){.base = f[VF_GUEST_ES_BASE + n],
-				      .limit = f[VF_GUEST_ES_LIMIT + n],
-				      .attr = f[VF_GUEST_ES_AR + n] & 0x1f0ff,
-				      .sel = f[VF_GUEST_ES_SELECTOR + n]};
+		vmx_set_seg(to[n], f[VF_GUEST_ES_SELECTOR + n], f[VF_GUEST_ES_BASE + n], f[VF_GUEST_ES_LIMIT + n], f[VF_GUEST_ES_AR + n] & 0x1f0ff);
 	c->arch.gdtr = (struct dtable){ .base = f[VF_GUEST_GDTR_BASE], .limit = f[VF_GUEST_GDTR_LIMIT] };
 	c->arch.idtr = (struct dtable){ .base = f[VF_GUEST_IDTR_BASE], .limit = f[VF_GUEST_IDTR_LIMIT] };
 	c->arch.cpl = SEG_DPL(c->arch.seg[SEG_SS].attr);
@@ -109,10 +133,8 @@ static void load_guest(struct cpu *c, const struct check_ctx *k)
 		memcpy(c->arch.pdpte, k->pdpte, sizeof(k->pdpte));
 	cpu_set_rflags(c, f[VF_GUEST_RFLAGS]);
 	cpu_load_control(c, vmx_cr0_merge(c->arch.cr0, f[VF_GUEST_CR0]), f[VF_GUEST_CR3], f[VF_GUEST_CR4], efer);
-	cpu_update_mode(c);
 	if (!has(v, CTL_PROC2_VPID))
 		mmu_flush_vpid(c, 0, true);
-	mmu_switch(c);
 }
 
 /* SDM "VM-Entry Failures During or After Loading Guest State": the host's state is loaded as by a VM exit, nothing of
@@ -152,6 +174,28 @@ static void inject(struct cpu *c, const u64 *f)
 	cpu_pend(c, PEND_INJECT);
 }
 
+/* SDM "VMX-Preemption Timer". cpu_service() is asked for only if it would come too late by itself: budget_end is at most so many ns of V away. */
+static void start_timer(struct cpu *c)
+{
+	struct vmx *v = vmx_of(c);
+	u64 value = v->f[VF_PREEMPTION_TIMER], slice = c->budget_end > c->icount ? (c->budget_end - c->icount) * CLOCK_NS_PER_INSN : 0;
+
+	v->s.timer_end = vmx_timer_now(c) + value;
+	if (value <= 1 || ((value - 1) << VMX_TIMER_SHIFT) * 1000000 <= slice * c->tsc_khz)
+		cpu_pend(c, PEND_TIMER);
+}
+
+/* Would poll(), or what the core does between instructions, find something now? Interrupts that waited for the entry are pended by cpu_unblocked(). */
+static bool something_waits(const struct cpu *c)
+{
+	return vmx_poll_waits(c) || vmx_of(c)->s.tpr_below;
+}
+
+static bool needs_steps(const struct cpu *c)
+{
+	return (c->arch.shadow & (SHADOW_STI | SHADOW_MOVSS)) || (c->arch.rflags & FLAG_TF) || c->mtf != MTF_OFF || c->arch.pending_dbg || (c->arch.dr[7] & 0xff);
+}
+
 /* Whatever makes the guest stop early: windows, timer, traps, inactive states. */
 static void start_guest(struct cpu *c)
 {
@@ -160,7 +204,7 @@ static void start_guest(struct cpu *c)
 	bool injects = f[VF_ENTRY_INTR_INFO] & BIT(31);
 
 	if (has(v, CTL_PIN_PREEMPTION_TIMER))
-		v->s.timer_end = vmx_timer_now(c) + f[VF_PREEMPTION_TIMER];
+		start_timer(c);
 	v->s.ple_first = v->s.ple_last = 0;
 	v->iret_unblocked = false;
 	if (has(v, CTL_PROC_TPR_SHADOW))
@@ -170,9 +214,9 @@ static void start_guest(struct cpu *c)
 		inject(c, f);
 	if (f[VF_GUEST_ACTIVITY] != ACT_ACTIVE && c->arch.inject.kind == EVENT_NONE)
 		cpu_halt(c, f[VF_GUEST_ACTIVITY]);
-	cpu_pend(c, PEND_VIRT | PEND_TIMER);
-	if ((c->arch.shadow & (SHADOW_STI | SHADOW_MOVSS)) || (c->arch.rflags & FLAG_TF) || c->mtf != MTF_OFF ||
-	    c->arch.pending_dbg)
+	if (something_waits(c))
+		cpu_pend(c, PEND_VIRT);
+	if (needs_steps(c))
 		cpu_pend(c, PEND_STEP);
 	cpu_unblocked(c);
 	c->stats.vmentries++;
@@ -191,15 +235,21 @@ static enum step enter_checked(struct cpu *c, bool launch)
 	struct vmx_failure fail = { 0 };
 	struct check_ctx k;
 
-	copy_vmcs(v);
-	take_controls(v);
+	bool same = same_as_passed(c, v);
+	if (!same)
+		copy_again(v);
+	copy_fields(v, VMCS_FIRST_GUEST, VF_COUNT);
 	vmx_check_init(&k, c);
-	for (enum vmx_check_group g = VMX_CHECK_CONTROLS; g <= VMX_CHECK_HOST; g++) {
+	for (enum vmx_check_group g = VMX_CHECK_CONTROLS; !same && g <= VMX_CHECK_HOST; g++) {
 		if (vmx_checks(&k, g, &fail))
 			continue;
 		fail.reason = g == VMX_CHECK_CONTROLS ? VMERR_ENTRY_CONTROLS : VMERR_ENTRY_HOST_STATE;
 		vmx_report_failure(c, &fail, v->s.vmcs_ptr);
 		return vmx_fail(c, fail.reason);
+	}
+	if (!same) {
+		v->passed = may_pass_again(v);
+		v->passed_long = k.long_mode;
 	}
 	if (!vmx_checks(&k, VMX_CHECK_GUEST, &fail)) {
 		fail.qualification = vmx_check_qualification(fail.check);

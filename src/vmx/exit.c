@@ -132,9 +132,9 @@ static void trace_exit(const struct cpu *c, u32 reason, u64 qualification)
 
 /* ---- host state (SDM "Loading Host State") ---- */
 
-static struct seg flat_segment(u16 sel, u64 base, u32 attr)
+static void flat_segment(struct seg *s, u64 sel, u64 base, u32 attr)
 {
-	return (struct seg){ .base = base, .limit = 0xffffffff, .attr = sel ? attr : attr | SEG_UNUSABLE, .sel = sel };
+	vmx_set_seg(s, sel, base, 0xffffffff, sel ? attr : attr | SEG_UNUSABLE);
 }
 
 static void load_host_segments(struct cpu *c, const u64 *f, bool host64)
@@ -142,16 +142,15 @@ static void load_host_segments(struct cpu *c, const u64 *f, bool host64)
 	const u32 data = 3 | SEG_S | SEG_P | SEG_DB | SEG_G;
 	struct seg *s = c->arch.seg;
 
-	s[SEG_CS] = flat_segment(f[VF_HOST_CS_SELECTOR], 0, 11 | SEG_S | SEG_P | SEG_G | (host64 ? SEG_L : SEG_DB));
-	s[SEG_SS] = flat_segment(f[VF_HOST_SS_SELECTOR], 0, data);
-	s[SEG_DS] = flat_segment(f[VF_HOST_DS_SELECTOR], 0, data);
-	s[SEG_ES] = flat_segment(f[VF_HOST_ES_SELECTOR], 0, data);
-	s[SEG_FS] = flat_segment(f[VF_HOST_FS_SELECTOR], f[VF_HOST_FS_BASE], data);
-	s[SEG_GS] = flat_segment(f[VF_HOST_GS_SELECTOR], f[VF_HOST_GS_BASE], data);
+	flat_segment(&s[SEG_CS], f[VF_HOST_CS_SELECTOR], 0, 11 | SEG_S | SEG_P | SEG_G | (host64 ? SEG_L : SEG_DB));
+	flat_segment(&s[SEG_SS], f[VF_HOST_SS_SELECTOR], 0, data);
+	flat_segment(&s[SEG_DS], f[VF_HOST_DS_SELECTOR], 0, data);
+	flat_segment(&s[SEG_ES], f[VF_HOST_ES_SELECTOR], 0, data);
+	flat_segment(&s[SEG_FS], f[VF_HOST_FS_SELECTOR], f[VF_HOST_FS_BASE], data);
+	flat_segment(&s[SEG_GS], f[VF_HOST_GS_SELECTOR], f[VF_HOST_GS_BASE], data);
 	s[SEG_CS].attr &= ~(u32)SEG_UNUSABLE;
-	c->arch.tr =
-		(struct seg){.base = f[VF_HOST_TR_BASE], .limit = 0x67, .attr = 11 | SEG_P, .sel = f[VF_HOST_TR_SELECTOR]};
-	c->arch.ldtr = (struct seg){ .attr = SEG_UNUSABLE };
+	vmx_set_seg(&c->arch.tr, f[VF_HOST_TR_SELECTOR], f[VF_HOST_TR_BASE], 0x67, 11 | SEG_P);
+	vmx_set_seg(&c->arch.ldtr, 0, 0, 0, SEG_UNUSABLE);
 	c->arch.gdtr = (struct dtable){ .base = f[VF_HOST_GDTR_BASE], .limit = 0xffff };
 	c->arch.idtr = (struct dtable){ .base = f[VF_HOST_IDTR_BASE], .limit = 0xffff };
 	c->arch.cpl = 0;
@@ -199,8 +198,6 @@ void vmx_load_host(struct cpu *c)
 	cpu_set_rflags(c, FLAG_FIXED1);
 	cpu_load_control(c, vmx_cr0_merge(c->arch.cr0, f[VF_HOST_CR0]), f[VF_HOST_CR3] & ~v->phys_mask, cr4,
 			 host_efer(c, v, host64));
-	cpu_update_mode(c);
-	mmu_switch(c);
 	/* SDM "Loading Page-Directory-Pointer-Table Entries": VMX abort when a PAE host's are bad. */
 	if (!host64 && (cr4 & CR4_PAE) && !mmu_load_pdptes(c, c->arch.cr3, &virt))
 		vmx_abort(c, 2, "host page-directory-pointer-table entries have reserved bits set");

@@ -24,6 +24,8 @@ enum vmcs_slot {
 	VF_COUNT
 };
 
+#define VMCS_FIRST_GUEST VF_GUEST_ES_SELECTOR /* controls and the host's state come before it */
+
 enum field_kind { FIELD_CTL, FIELD_GUEST, FIELD_HOST, FIELD_RO };
 
 struct field_info {
@@ -155,6 +157,8 @@ struct vmx {
 	bool ept, ept_ad, mbec;
 	u64 npt_tag;               /* TLB tag of the guest's EPT, 0 without */
 	bool fresh;                /* caches match s and RAM */
+	bool passed, passed_long;  /* passed_f has passed all checks but those of the guest's state; with the host in IA-32e mode */
+	u64 passed_f[VMCS_FIRST_GUEST]; /* as the page had them, see entry.c */
 
 	struct pending_exit pend;
 	struct exit_info x;        /* for the exit being made; all zero between exits */
@@ -179,6 +183,15 @@ static inline bool has(const struct vmx *v, enum vmx_control ctl) { return v->ct
 static inline bool can(const struct vmx *v, enum vmx_control ctl)
 {
 	return ctl == CTL_ALWAYS || (v->caps.allowed1[(ctl >> 5) % GROUP_COUNT] >> (ctl & 31) & 1);
+}
+
+/* Member by member: a copy of a whole struct would wait for the parts to be stored. */
+static inline void vmx_set_seg(struct seg *s, u64 sel, u64 base, u64 limit, u64 attr)
+{
+	s->base = base;
+	s->limit = (u32)limit;
+	s->attr = (u32)attr;
+	s->sel = (u16)sel;
 }
 
 /* ---- vmcs.c ---- */
