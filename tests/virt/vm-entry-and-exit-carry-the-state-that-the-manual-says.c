@@ -314,6 +314,61 @@ static void a_running_guest_comes_back_from_its_saved_rows_and_ram(void **state)
 	vmx_close(&r);
 }
 
+static void what_passed_once_is_checked_again_when_it_has_changed(void **state)
+{
+	struct vmx_rig r;
+	vmx_open_root(&r);
+	u64 cr4 = get_field(&r, VF_HOST_CR4), gs = get_field(&r, VF_HOST_GS_BASE);
+	enter(&r);
+	leave(&r);
+	set_field(&r, VF_HOST_CR4, cr4 & ~(u64)CR4_VMXE);
+	vmx_run(&r, ZYDIS_MNEMONIC_VMRESUME);
+	vmx_expect_error(&r, VMERR_ENTRY_HOST_STATE);
+	set_field(&r, VF_HOST_CR4, cr4);
+	set_field(&r, VF_HOST_GS_BASE, 0xffff800000003000);
+	enter(&r);
+	leave(&r);
+	assert_int_equal(r.cpu->arch.seg[SEG_GS].base, 0xffff800000003000);
+	set_field(&r, VF_HOST_GS_BASE, gs);
+	set_field(&r, VF_PIN_CONTROLS, 0);
+	vmx_run(&r, ZYDIS_MNEMONIC_VMRESUME);
+	vmx_expect_error(&r, VMERR_ENTRY_CONTROLS);
+	vmx_close(&r);
+}
+
+static u64 npt_root(struct vmx_rig *r)
+{
+	u16 vpid;
+	u64 root;
+	vmx_ops.tlb_tag(r->cpu, &vpid, &root);
+	return root;
+}
+
+static void an_eptp_that_is_written_back_after_eptp_switching_is_the_one_used(void **state)
+{
+	struct vmx_rig r;
+	vmx_open_root(&r);
+	u64 eptp = AT_EPT | 3 << 3 | 6, other = (AT_EPT + 0x4000) | 3 << 3 | 6;
+	set_control(&r, CTL_PROC2_EPT, true);
+	set_control(&r, CTL_PROC2_VM_FUNCTIONS, true);
+	set_field(&r, VF_EPTP, eptp);
+	set_field(&r, VF_VM_FUNCTION_CONTROLS, 1);
+	set_field(&r, VF_EPTP_LIST, AT_EPTP_LIST);
+	cpu_phys_write(r.cpu, AT_EPTP_LIST + 8, 8, other);
+	enter(&r);
+	u64 root = npt_root(&r);
+	r.cpu->arch.gpr[GPR_RAX] = 0;
+	r.cpu->arch.gpr[GPR_RCX] = 1;
+	vmx_run(&r, ZYDIS_MNEMONIC_VMFUNC);
+	assert_int_not_equal(npt_root(&r), root);
+	leave(&r);
+	assert_int_equal(get_field(&r, VF_EPTP), other);
+	set_field(&r, VF_EPTP, eptp);
+	enter(&r);
+	assert_int_equal(npt_root(&r), root);
+	vmx_close(&r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -329,6 +384,8 @@ int main(void)
 		cmocka_unit_test(inactive_states_are_entered_unless_an_event_is_injected),
 		cmocka_unit_test(a_failed_entry_saves_nothing_and_loads_the_host),
 		cmocka_unit_test(a_vmcs_that_is_scribbled_on_while_its_guest_runs_changes_nothing),
+		cmocka_unit_test(what_passed_once_is_checked_again_when_it_has_changed),
+		cmocka_unit_test(an_eptp_that_is_written_back_after_eptp_switching_is_the_one_used),
 		cmocka_unit_test(a_running_guest_comes_back_from_its_saved_rows_and_ram),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
