@@ -97,12 +97,12 @@ struct tlb_fast {
 struct tlb_jump { u64 rip; void *code; };
 #define TLB_JUMP_BITS 12
 #define TLB_JUMPS (1u << TLB_JUMP_BITS)
-#define TLB_JUMP_PAGES 4096
+#define TLB_PAGE_BITS 15 /* of the filter of pages that a jump table knows, with three bits for each */
 static inline unsigned mmu_jump_slot(u64 rip) { return (u32)(rip ^ rip >> TLB_JUMP_BITS) >> 1 & (TLB_JUMPS - 1); }
 struct tlb_bank {
 	struct tlb_fast e[TLB_ENTRIES];
 	struct tlb_jump jump[TLB_JUMPS];
-	u64 jump_pages[TLB_JUMP_PAGES / 64]; /* a bit per hashed page number: the page may have an entry in jump, or return addresses on the host's stack */
+	u64 jump_pages[(1u << TLB_PAGE_BITS) / 64]; /* which pages may have an entry in jump, or return addresses on the host's stack */
 	u64 jump_local[TLB_JUMPS / 64];      /* which entries are not of global pages */
 	bool ready, any_jump, any_local;
 	bool flat; /* jump: 32-bit code */
@@ -119,6 +119,7 @@ struct tlb {
 	u64 stream[TLB_STREAMS];  /* pages whose misses would go on with a sequence of misses */
 	unsigned stream_next;
 	struct tlb_bank *banks;   /* [context * 3 + class], and one that stays empty for class 3; NULL when no engine asked for them */
+	struct { u64 by_page, by_flush, of_local; } emptied; /* jump tables: because a page that they know was invalidated, all, or non-global ones */
 	u32 jump_gen;             /* counts what may have changed an address in a jump table or on the host's stack */
 	struct tlb_bank *cur_bank[4]; /* the active context's, by class; NULL: not ready */
 	u8 *maybe_written;        /* per frame: bit n = a context whose number mod 8 is n may give write permission */

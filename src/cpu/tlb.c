@@ -64,7 +64,28 @@ static void bank_drop(struct tlb *t, struct tlb_ctx *x, struct tlb_entry *e)
 }
 
 /* ---- jump tables ---- */
-static unsigned jump_page(u64 la) { return (unsigned)((la >> 12) ^ (la >> 24)) & (TLB_JUMP_PAGES - 1); }
+/* A page's three bits in jump_pages, from three parts of one hash. A few hundred pages of code are known, and a kernel invalidates pages of data by the ten
+ * thousand: with one bit for each, and neighbours beside each other, a program whose data happen to meet the kernel's code empties its table all the time. */
+static u64 page_hash(u64 la) { return (la >> 12) * 0x9e3779b97f4a7c15ull; }
+static unsigned page_bit(u64 hash, unsigned n) { return (unsigned)(hash >> (64 - TLB_PAGE_BITS * (n + 1))) & ((1u << TLB_PAGE_BITS) - 1); }
+
+static void note_page(struct tlb_bank *b, u64 la)
+{
+	for (unsigned n = 0; n < 3; n++) {
+		unsigned k = page_bit(page_hash(la), n);
+		b->jump_pages[k / 64] |= bit(k % 64);
+	}
+}
+
+static bool may_know_page(const struct tlb_bank *b, u64 la)
+{
+	for (unsigned n = 0; n < 3; n++) {
+		unsigned k = page_bit(page_hash(la), n);
+		if (!(b->jump_pages[k / 64] & bit(k % 64)))
+			return false;
+	}
+	return true;
+}
 
 /* Its slot is another one: no address that a guest jumps to can match. */
 static void jump_clear(struct tlb_bank *b, unsigned i) { b->jump[i].rip = i ? 0 : 2; }
@@ -96,8 +117,10 @@ static void drop_jumps(struct tlb *t, struct tlb_ctx *x, bool keep_global)
 	struct tlb_bank *b = &t->banks[3 * (x - t->ctx)];
 	t->jump_gen++;
 	for (unsigned cls = 0; cls < 3; cls++)
-		if (keep_global ? b[cls].any_local : b[cls].any_jump)
+		if (keep_global ? b[cls].any_local : b[cls].any_jump) {
 			(keep_global ? bank_clear_local_jumps : bank_clear_jumps)(&b[cls]);
+			++*(keep_global ? &t->emptied.of_local : &t->emptied.by_flush);
+		}
 }
 
 static void drop_page_jumps(struct tlb *t, struct tlb_ctx *x, u64 la)
@@ -105,10 +128,10 @@ static void drop_page_jumps(struct tlb *t, struct tlb_ctx *x, u64 la)
 	if (!t->banks)
 		return;
 	struct tlb_bank *b = &t->banks[3 * (x - t->ctx)];
-	unsigned n = jump_page(la);
 	for (unsigned cls = 0; cls < 3; cls++)
-		if (b[cls].jump_pages[n / 64] & bit(n % 64)) {
+		if (b[cls].any_jump && may_know_page(&b[cls], la)) {
 			t->jump_gen++;
+			t->emptied.by_page++;
 			bank_clear_jumps(&b[cls]);
 		}
 }
@@ -155,8 +178,7 @@ void mmu_bank_fill(struct cpu *c, struct tlb_entry *e)
 void mmu_bank_runs(struct cpu *c, u64 rip)
 {
 	struct tlb_bank *b = mmu_bank(c);
-	unsigned n = jump_page(rip);
-	b->jump_pages[n / 64] |= bit(n % 64);
+	note_page(b, rip);
 	b->any_jump = true;
 }
 

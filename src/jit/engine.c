@@ -363,6 +363,21 @@ static u8 *on_link(struct cpu *c, struct site *s)
 /* An SSE operand's alignment fault comes before its page fault. */
 static bool misaligned(const struct insn *i, u64 la) { return tr_is_vec(i) && (la & i->aux8); }
 
+static void note_miss(struct cpu *c, u64 la)
+{
+	struct jit *j = jit_of(c);
+	const struct tlb_fast *f = &j->hot->bank->e[(la >> 12) & (TLB_ENTRIES - 1)];
+	j->stats.misses++;
+	jit_often(&j->miss_beside, la & PAGE_MASK, f->r);
+}
+
+static void note_jump(struct cpu *c, u64 rip)
+{
+	struct jit *j = jit_of(c);
+	j->stats.jumps++;
+	jit_often(&j->jump_beside, rip, j->hot->bank->jump[mmu_jump_slot(rip)].rip);
+}
+
 static u8 *on_miss(struct cpu *c, struct site *s)
 {
 	struct jit *j = jit_of(c);
@@ -370,7 +385,7 @@ static u8 *on_miss(struct cpu *c, struct site *s)
 	const struct tlb_fast *f = (const struct tlb_fast *)((u8 *)h->bank + h->s1);
 	bool write = s->kind == SITE_WRITE;
 	u64 la = h->s0 ^ (write ? f->w : f->r), len = s->size;
-	j->stats.misses++;
+	note_miss(c, la);
 	if ((la & 0xfff) + s->size <= PAGE_SIZE && cpu_canonical(la)) {
 		c->icount = j->base - h->left;
 		c->arch.rip = h->page + jit_block(j, s)->off + jit_block(j, s)->insn[s->slot].off;
@@ -396,6 +411,7 @@ static u8 *on_split(struct cpu *c, struct site *s)
 	struct block *b = jit_block(j, s);
 	u64 now = j->base - j->hot->left;
 	j->stats.splits++;
+	jit_often(&j->split_at, j->hot->page + b->off + b->insn[s->slot].off, s->split != 0);
 	if (now - b->misses_since > (u64)jit_splits * 2048) {
 		b->misses = 0;
 		b->misses_since = now;
@@ -416,7 +432,7 @@ static u8 *on_group_miss(struct cpu *c, struct site *s)
 	const struct tlb_fast *f = (const struct tlb_fast *)((u8 *)h->bank + h->s1);
 	bool write = s->kind == SITE_WRITE;
 	u64 la = (s->host || s->split ? h->keep[s->host] : h->host) ^ (write ? f->w : f->r), len = s->size;
-	j->stats.misses++;
+	note_miss(c, la);
 	if ((la & 0xfff) + s->size > PAGE_SIZE || !cpu_canonical(la))
 		return on_split(c, s);
 	c->icount = j->base - h->left;
@@ -445,7 +461,7 @@ static u8 *on_jump(struct cpu *c, struct site *s)
 {
 	struct jit *j = jit_of(c);
 	u64 rip = j->hot->s0;
-	j->stats.jumps++;
+	note_jump(c, rip);
 	if (j->lockstep && !s->far && cpu_canonical(rip) && c->acc_class != 3) {
 		mmu_bank_jump(c, rip, j->gone);
 		return jit_host(j, s->retry);
@@ -476,7 +492,7 @@ static u8 *on_ret(struct cpu *c)
 	struct jit *j = jit_of(c);
 	struct site *s = (struct site *)j->hot->ret;
 	u64 rip = j->hot->s0;
-	j->stats.jumps++;
+	note_jump(c, rip);
 	if (!cpu_canonical(rip)) { /* faults before RSP moves */
 		c->arch.gpr[GPR_RSP] -= 8 + (u16)jit_block(j, s)->insn[s->slot].imm;
 		return leave_to(c, s);

@@ -119,6 +119,22 @@ struct hot {
 #define REGION_BLOCKS 12
 struct path { struct block *head, *block[REGION_BLOCKS]; unsigned n; bool on; u64 page; };
 
+/* What happens most, found without counting everything: a place per hashed key, whose count goes down when another key comes by, and which that one
+ * gets at 0. A count is what is left after that: at most how often it happened, and close to it for what happens all the time. */
+#define OFTEN_PLACES 128
+struct often { struct { u64 what, beside; u32 n; } place[OFTEN_PLACES]; };
+static inline void jit_often(struct often *o, u64 what, u64 beside)
+{
+	unsigned k = (unsigned)((what ^ beside << 1) * 0x9e3779b97f4a7c15ull >> 57);
+	if (o->place[k].what == what && o->place[k].beside == beside && o->place[k].n) {
+		o->place[k].n++;
+	} else if (!o->place[k].n || !--o->place[k].n) {
+		o->place[k].what = what;
+		o->place[k].beside = beside;
+		o->place[k].n = 1;
+	}
+}
+
 #define MANY_LISTS 256
 struct jit_stats { u64 joined, regions, region_insns, samples, blocks, insns, helpers_built, bytes, flushes, entries, stays, cold, misses, slow, splits, faults, jumps, jump_fills, helper_calls, links, killed, ns; };
 
@@ -148,6 +164,7 @@ struct jit {
 	bool lockstep;
 	u8 *rewritten;          /* per frame: how often its host code died, up to 255 */
 	struct jit_stats stats;
+	struct often split_at, jump_beside, miss_beside; /* instruction; address, and the one that has its place; the same for pages */
 	u32 prof_helper[ZYDIS_MNEMONIC_MAX_VALUE + 1], prof_left[ZYDIS_MNEMONIC_MAX_VALUE + 1]; /* per mnemonic: how often host code called its handler, left at it */
 };
 static must_inline struct jit *jit_of(const struct cpu *c) { return c->engine; }

@@ -25,6 +25,29 @@ static void print_top(const struct cpu *c, FILE *out, const char *what, const u3
 	fprintf(out, "\n");
 }
 
+/* The most frequent, most first: WHAT/BESIDE=COUNT, where 0 is left out. */
+static void print_often(const struct cpu *c, FILE *out, const char *name, const struct often *o)
+{
+	u32 below = ~(u32)0;
+	fprintf(out, "stats: jit vcpu=%u %s", c->index, name);
+	for (unsigned left = TOP; left && below;) {
+		u32 most = 0;
+		for (unsigned k = 0; k < OFTEN_PLACES; k++)
+			if (o->place[k].n < below && o->place[k].n > most)
+				most = o->place[k].n;
+		for (unsigned k = 0; most && k < OFTEN_PLACES && left; k++)
+			if (o->place[k].n == most) {
+				fprintf(out, " %llx", (unsigned long long)o->place[k].what);
+				if (o->place[k].beside)
+					fprintf(out, "/%llx", (unsigned long long)o->place[k].beside);
+				fprintf(out, "=%u", most);
+				left--;
+			}
+		below = most;
+	}
+	fprintf(out, "\n");
+}
+
 void jit_print_stats(const struct cpu *c, void *file)
 {
 	const struct jit *j = jit_of(c);
@@ -40,6 +63,11 @@ void jit_print_stats(const struct cpu *c, void *file)
 		(unsigned long long)s->links);
 	fprintf(out, "stats: jit vcpu=%u regions=%llu region_insns=%llu samples=%llu\n", c->index, (unsigned long long)s->regions, (unsigned long long)s->region_insns,
 		(unsigned long long)s->samples);
+	fprintf(out, "stats: jit vcpu=%u jump_tables_emptied by_page=%llu by_flush=%llu of_local=%llu\n", c->index, (unsigned long long)c->tlb->emptied.by_page,
+		(unsigned long long)c->tlb->emptied.by_flush, (unsigned long long)c->tlb->emptied.of_local);
+	print_often(c, out, "split_at", &j->split_at);
+	print_often(c, out, "missed_beside", &j->miss_beside);
+	print_often(c, out, "jumped_beside", &j->jump_beside);
 	print_top(c, out, "called_handlers", j->prof_helper);
 	print_top(c, out, "left_at", j->prof_left);
 }
