@@ -50,6 +50,10 @@ enum step cpu_sysret(struct cpu *c, unsigned opsize);
  * the access class, which is the caller's to set. `flags`: all of RFLAGS. */
 bool cpu_syscall_usual(struct cpu *c, u64 next_rip, u64 flags);
 bool cpu_sysret_usual(struct cpu *c);
+/* The same for IRETQ of a 64-bit kernel to 64-bit code, in two steps: where it leads, if all is as usual and the TLB knows all that it takes; and that. */
+struct iret_way { struct seg cs, ss; u64 rip, rsp, flags; u8 rpl; };
+bool cpu_iret_find(const struct cpu *c, struct iret_way *w);
+void cpu_iret_take(struct cpu *c, const struct iret_way *w);
 enum step cpu_sysenter(struct cpu *c);
 enum step cpu_sysexit(struct cpu *c, unsigned opsize);
 /* Hardware task switch (cpu/task.c). source as ICEPT_TASK_SWITCH. For a gate during event delivery, ev is that event, else NULL. */

@@ -226,3 +226,67 @@ enum step cpu_iret(struct cpu *c, unsigned opsize, const struct insn *i)
 	}
 	return iret_protected(c, opsize);
 }
+
+/* ---- for engines: the usual case ---- */
+
+/* A descriptor of the GDT with these attributes; what the TLB has to be filled for, is not usual. */
+static bool find_desc(const struct cpu *c, u16 sel, u32 mask, u32 attr, struct seg *s)
+{
+	u64 la = c->arch.gdtr.base + (sel & 0xfff8u);
+	if ((sel & 4) || (sel | 7u) > c->arch.gdtr.limit || (la & 7))
+		return false;
+	const struct tlb_entry *e = mmu_hit(c, la, TLB_R(c->arch.cr4 & CR4_SMAP ? 0 : 1));
+	if (unlikely(!e))
+		return false;
+	u64 raw = host_load((const void *)(la + e->addend), 8);
+	struct desc d = { .lo = (u32)raw, .hi = (u32)(raw >> 32) };
+	*s = desc_to_seg(&d, sel);
+	return (s->attr & mask) == attr;
+}
+
+#define ATTR_ALWAYS (SEG_S | SEG_P | SEG_TYPE_CODE | SEG_TYPE_ACCESSED | 3u << SEG_DPL_SHIFT)
+static bool find_segments(const struct cpu *c, u16 cs, u16 ss, unsigned rpl, struct iret_way *w)
+{
+	u32 attr = SEG_S | SEG_P | SEG_TYPE_ACCESSED | rpl << SEG_DPL_SHIFT;
+	return find_desc(c, cs, ATTR_ALWAYS | SEG_TYPE_EC | SEG_L | SEG_DB, attr | SEG_TYPE_CODE | SEG_L, &w->cs) && (ss & 3) == rpl && !sel_is_null(ss) &&
+	       find_desc(c, ss, ATTR_ALWAYS | SEG_TYPE_RW, attr | SEG_TYPE_RW, &w->ss);
+}
+
+/* Nothing that IRET would have to tell anybody. */
+static bool iret_is_quiet(const struct cpu *c)
+{
+	return cpu_long64(c) && !c->arch.cpl && !c->arch.guest_mode && !(c->arch.rflags & FLAG_NT) && !c->arch.nmi_pending && !c->deferred && !c->step &&
+	       !(c->arch.dr[7] & 0xff) && c->acc_class < 2;
+}
+
+bool cpu_iret_find(const struct cpu *c, struct iret_way *w)
+{
+	u64 at = c->arch.gpr[GPR_RSP], f[5];
+	const struct tlb_entry *e = mmu_hit(c, at, TLB_R(c->acc_class));
+	if (unlikely(!iret_is_quiet(c) || !e || (at & 0xfff) > PAGE_SIZE - sizeof f))
+		return false;
+	for (unsigned n = 0; n < array_len(f); n++)
+		f[n] = host_load((const void *)(at + e->addend + 8 * n), 8);
+	w->rip = f[0];
+	w->flags = f[2];
+	w->rsp = f[3];
+	w->rpl = f[1] & 3;
+	if (unlikely((w->rpl && w->rpl != 3) || (w->flags & (FLAG_TF | FLAG_VM)) || (w->rpl && (w->flags & FLAG_AC)) || !cpu_canonical(w->rip)))
+		return false;
+	return find_segments(c, (u16)f[1], (u16)f[4], w->rpl, w);
+}
+
+void cpu_iret_take(struct cpu *c, const struct iret_way *w)
+{
+	u64 flags = w->flags & iret_mask(c, 8) & ~(u64)FLAG_RF; /* see iret_flags() */
+	c->arch.shadow &= ~(u32)SHADOW_NMI;
+	c->arch.seg[SEG_SS] = w->ss;
+	c->arch.seg[SEG_CS] = w->cs;
+	c->arch.gpr[GPR_RSP] = w->rsp;
+	c->arch.rip = w->rip;
+	c->arch.cpl = w->rpl;
+	if (w->rpl)
+		null_inner_segments(c);
+	c->arch.cc = cpu_flags_to_cc(flags);
+	c->arch.rflags = (flags & ~(u64)FLAG_ARITH) | FLAG_FIXED1;
+}

@@ -94,8 +94,10 @@ insn_fn *sel_mov(const struct form *f, struct insn *o)
 	o->src2 = SEL_MOV_SPECIAL;
 	if (c0 == ZYDIS_REGCLASS_SEGMENT)
 		return o->dst == SEG_CS ? h_ud : h_mov_to_seg;
-	if (c1 == ZYDIS_REGCLASS_SEGMENT)
+	if (c1 == ZYDIS_REGCLASS_SEGMENT) {
+		o->src2 = SEL_MOV_FROM_SEG;
 		return h_mov_from_seg;
+	}
 	if ((f->m0 || f->m1) && o->asize == 8 && op[f->m0 ? 0 : 1].mem.disp.value != o->disp && !(o->flags & INSN_RIPREL)) {
 		o->aux8 = f->m0;
 		return h_moffs;

@@ -6,6 +6,7 @@
 
 /* insn.src2 of a MOV or POP that is not between general registers, memory and immediates. */
 #define SEL_MOV_SPECIAL 0xff
+#define SEL_MOV_FROM_SEG 0xfe /* of a MOV whose source is a segment register */
 
 enum alu_op { ALU_ADD, ALU_OR, ALU_ADC, ALU_SBB, ALU_AND, ALU_SUB, ALU_XOR, ALU_CMP, ALU_TEST };
 enum unary_op { UN_INC, UN_DEC, UN_NEG, UN_NOT };

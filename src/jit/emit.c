@@ -246,8 +246,8 @@ static bool e_mov(struct tr *t, const struct insn *i)
 {
 	struct as *a = &t->a;
 	unsigned n = i->opsize;
-	if (i->aux || i->src2 == SEL_MOV_SPECIAL)
-		return tr_mov_from_cr(t, i);
+	if (tr_is_special_mov(i))
+		return tr_mov_special(t, i);
 	if (mem0(i)) {
 		if (!has_imm(i) && is_high(i->src, n))
 			return false;

@@ -88,7 +88,7 @@ struct code {
 };
 
 /* ---- ways to another privilege level: syscall.c ---- */
-enum way { WAY_SYSCALL, WAY_SYSRET, WAYS };
+enum way { WAY_SYSCALL, WAY_SYSRET, WAY_IRET, WAYS };
 
 /* ---- what host code touches, at the start of the arena ---- */
 struct hot {

@@ -253,7 +253,7 @@ bool e_rdtsc(struct tr *t, const struct insn *i)
 }
 
 /* ---- control registers, MSRs ---- */
-bool tr_mov_from_cr(struct tr *t, const struct insn *i)
+static bool mov_from_cr(struct tr *t, const struct insn *i)
 {
 	struct cpu_arch *r = &t->c->arch;
 	const void *const from[5] = { &r->cr0, NULL, &r->cr2, &r->cr3, &r->cr4 };
@@ -267,6 +267,21 @@ bool tr_mov_from_cr(struct tr *t, const struct insn *i)
 	as_load(&t->a, t->width, S0, rm_abs(from[i->src]));
 	put_reg(t, i->dst, t->width, S0);
 	return true;
+}
+
+/* To a general register; no flags change. */
+static bool mov_from_seg(struct tr *t, const struct insn *i)
+{
+	if (i->flags & INSN_MEM)
+		return false;
+	as_ins(&t->a, 0, 4, 0x0fb7, S0, rm_abs(&t->c->arch.seg[i->src].sel), 0); /* movzx */
+	put_reg(t, i->dst, i->opsize, S0);
+	return true;
+}
+
+bool tr_mov_special(struct tr *t, const struct insn *i)
+{
+	return i->src2 == SEL_MOV_FROM_SEG ? mov_from_seg(t, i) : mov_from_cr(t, i);
 }
 
 /* Of the registers that kernels read all the time. */

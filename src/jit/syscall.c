@@ -1,6 +1,6 @@
-/* SYSCALL and SYSRET between 64-bit programs and their kernel, without leaving host code by the long way: the thunk (thunks.c) saves no more than C may
- * change, and C does the usual case in which nothing has to be searched. What it changes of the CPU's state is in cpu/fastcall.c, beside the whole
- * instructions; here are bank, host's return addresses and host code of the other side. Whatever is unusual goes to the handler, with nothing done.
+/* SYSCALL, SYSRET and IRETQ between 64-bit programs and their kernel, and within the kernel, without leaving host code by the long way: the thunk (thunks.c) saves no more than C may
+ * change, and C does the usual case in which nothing has to be searched. What it changes of the CPU's state is in cpu/fastcall.c and cpu/ret.c, beside
+ * the whole instructions; here are bank, host's return addresses and host code of the other side. Whatever is unusual goes to the handler, with nothing done.
  *
  * Surprise: arch.icount is stale in here. Nobody may look at the time. */
 #include "jit/tr.h"
@@ -23,8 +23,9 @@ static u8 *arrive(struct cpu *c, u64 rip, u8 cls, struct tlb_bank *bank, u8 *cod
 	struct hot *h = j->hot;
 	c->acc_class = cls;
 	j->in.xneed = cls == 2 ? TLB_XU : TLB_XS;
+	if (likely(h->bank != bank))
+		asm volatile("wrgsbase %0" : : "r"(bank));
 	h->bank = bank;
-	asm volatile("wrgsbase %0" : : "r"(bank));
 	jit_returns_switch(c);
 	h->lazy_op = 0;
 	h->s0 = rip;
@@ -52,10 +53,24 @@ static u8 *on_sysret(struct cpu *c, u64 next, u64 flags)
 	return arrive(c, rip, 2, bank, code);
 }
 
+static u8 *on_iret(struct cpu *c, u64 next, u64 flags)
+{
+	struct iret_way w;
+	struct tlb_bank *bank;
+	if (unlikely(!cpu_iret_find(c, &w)))
+		return NULL;
+	u8 cls = w.rpl ? 2 : (c->arch.cr4 & CR4_SMAP) && !(w.flags & FLAG_AC) ? 0 : 1, *code = known_code(c, w.rip, cls, &bank);
+	if (unlikely(!code))
+		return NULL;
+	cpu_iret_take(c, &w);
+	return arrive(c, w.rip, cls, bank, code);
+}
+
 void jit_set_ways(struct hot *h)
 {
 	h->way[WAY_SYSCALL] = (void *)on_syscall;
 	h->way[WAY_SYSRET] = (void *)on_sysret;
+	h->way[WAY_IRET] = (void *)on_iret;
 }
 
 /* The thunk comes back here when it is the handler's turn. */
@@ -63,7 +78,7 @@ bool e_syscall(struct tr *t, const struct insn *i)
 {
 	struct as *a = &t->a;
 	unsigned way = jit_rows[i->op].arg;
-	if (t->width != 8 || !t->j->fsgsbase || t->j->lockstep || (way == WAY_SYSRET && i->opsize != 8))
+	if (t->width != 8 || !t->j->fsgsbase || t->j->lockstep || (way != WAY_SYSCALL && i->opsize != 8))
 		return false;
 	if (way == WAY_SYSCALL) {
 		tr_flags_host(t, F_ALL);

@@ -69,7 +69,7 @@ static void put_stubs(struct tr *t)
 
 /* ---- what the block's flags are needed for ---- */
 bool tr_emits(const struct insn *i) { return jit_rows[i->op].emit || tr_is_vec(i) || tr_is_x87(i); }
-bool tr_is_special_mov(const struct insn *i) { return i->op == ZYDIS_MNEMONIC_MOV && (i->aux || i->src2 == SEL_MOV_SPECIAL); }
+bool tr_is_special_mov(const struct insn *i) { return i->op == ZYDIS_MNEMONIC_MOV && (i->aux || i->src2); }
 static bool may_leave(const struct insn *i)
 {
 	return tr_is_special_mov(i) || !jit_rows[i->op].emit || (i->flags & INSN_MEM) || (jit_rows[i->op].how & (H_STACK | H_ENDS));

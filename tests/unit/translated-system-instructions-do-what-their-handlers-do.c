@@ -44,6 +44,7 @@ static const struct row_of_code rows[] = {
 	{ "MOV from CR0, CR4", "31c0 0f20c1 0f20e0 90", ZYDIS_MNEMONIC_MOV, { 0x610000 | CR4_PAE | CR4_OSFXSR | CR4_PKE, CR0_PG | CR0_WP | CR0_NE | CR0_ET | CR0_PE, ANY } },
 	{ "MOV from CR2, CR3, to a register that lives in memory", "83e90a 410f20d0 0f20d9 4c89c0", ZYDIS_MNEMONIC_MOV, { 0xc4c4, AT_TABLES, ANY } },
 	{ "flags across MOV from CR", "83f901 0f20d8 9c 58 25ff000000", ZYDIS_MNEMONIC_MOV, { 0x97, 0, ANY } },
+	{ "MOV from CS, SS", "83f901 8cc8 48b9ffffffffffffffff 668cd1 9c 4158 450fb6c0", ZYDIS_MNEMONIC_MOV, { CODE64, 0xffffffffffff0000 | DATA0, ANY } },
 	{ "RDMSR of GS's base", "b9010100c0 0f32 29c9", ZYDIS_MNEMONIC_RDMSR, { BASE_A, 0, ANY } },
 	{ "RDMSR of the kernel's GS base", "b9020100c0 0f32 29c9", ZYDIS_MNEMONIC_RDMSR, { BASE_K, 0, ANY } },
 	{ "RDMSR of FS's base", "83e901 b9000100c0 0f32 29c9", ZYDIS_MNEMONIC_RDMSR, { BASE_A, 0, ANY } },
