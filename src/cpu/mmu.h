@@ -55,14 +55,14 @@ struct tlb_entry {
 };
 
 #define TLB_ENTRIES 2048 /* per context; by page number. Kernel, KVM and guest pages that meet in one place cost a miss each, at every exit */
-#define TLB_REGIONS 1024 /* bits of the filters below */
+#define TLB_REGION_BITS 13 /* of the filters below: so many are 1 << this */
 struct tlb_ctx {
 	/* Only the first half is looked at by hits. An entry that another page replaces moves to the second half, same place, and comes back
 	 * without a walk when it is wanted: the kernel's and a program's pages collide all the time. */
 	struct tlb_entry e[2 * TLB_ENTRIES];
 	u64 used[2 * TLB_ENTRIES / 64]; /* which entries may be filled */
-	/* Which large pages may have pieces here, so that INVLPG of a small page need not look: a bit per hashed region number. */
-	u64 large[TLB_REGIONS / 64], huge[TLB_REGIONS / 64];
+	/* Which large pages may have pieces here, so that INVLPG of a small page need not look: three bits per region. */
+	u64 large[(1u << TLB_REGION_BITS) / 64], huge[(1u << TLB_REGION_BITS) / 64];
 };
 
 /* What a context's translations depend on. `key` holds the mode bits that decide permissions (CR0.PG WP, CR4.PSE PAE

@@ -64,24 +64,26 @@ static void bank_drop(struct tlb *t, struct tlb_ctx *x, struct tlb_entry *e)
 }
 
 /* ---- jump tables ---- */
-/* A page's three bits in jump_pages, from three parts of one hash. A few hundred pages of code are known, and a kernel invalidates pages of data by the ten
- * thousand: with one bit for each, and neighbours beside each other, a program whose data happen to meet the kernel's code empties its table all the time. */
-static u64 page_hash(u64 la) { return (la >> 12) * 0x9e3779b97f4a7c15ull; }
-static unsigned page_bit(u64 hash, unsigned n) { return (unsigned)(hash >> (64 - TLB_PAGE_BITS * (n + 1))) & ((1u << TLB_PAGE_BITS) - 1); }
+/* Filters with three bits for each number, from three parts of one hash. A kernel invalidates pages of data by the ten thousand, beside a few hundred pages of
+ * code and as many large pages that are known: with one bit for each, some programs' data meet one of them by bad luck, and each INVLPG costs a jump table. */
+static unsigned filter_bit(u64 number, unsigned width, unsigned n)
+{
+	return (unsigned)((number * 0x9e3779b97f4a7c15ull) >> (64 - width * (n + 1))) & ((1u << width) - 1);
+}
 
-static void note_page(struct tlb_bank *b, u64 la)
+static void filter_note(u64 *filter, unsigned width, u64 number)
 {
 	for (unsigned n = 0; n < 3; n++) {
-		unsigned k = page_bit(page_hash(la), n);
-		b->jump_pages[k / 64] |= bit(k % 64);
+		unsigned k = filter_bit(number, width, n);
+		filter[k / 64] |= bit(k % 64);
 	}
 }
 
-static bool may_know_page(const struct tlb_bank *b, u64 la)
+static bool filter_may_know(const u64 *filter, unsigned width, u64 number)
 {
 	for (unsigned n = 0; n < 3; n++) {
-		unsigned k = page_bit(page_hash(la), n);
-		if (!(b->jump_pages[k / 64] & bit(k % 64)))
+		unsigned k = filter_bit(number, width, n);
+		if (!(filter[k / 64] & bit(k % 64)))
 			return false;
 	}
 	return true;
@@ -129,7 +131,7 @@ static void drop_page_jumps(struct tlb *t, struct tlb_ctx *x, u64 la)
 		return;
 	struct tlb_bank *b = &t->banks[3 * (x - t->ctx)];
 	for (unsigned cls = 0; cls < 3; cls++)
-		if (b[cls].any_jump && may_know_page(&b[cls], la)) {
+		if (b[cls].any_jump && filter_may_know(b[cls].jump_pages, TLB_PAGE_BITS, la >> 12)) {
 			t->jump_gen++;
 			t->emptied.by_page++;
 			bank_clear_jumps(&b[cls]);
@@ -178,7 +180,7 @@ void mmu_bank_fill(struct cpu *c, struct tlb_entry *e)
 void mmu_bank_runs(struct cpu *c, u64 rip)
 {
 	struct tlb_bank *b = mmu_bank(c);
-	note_page(b, rip);
+	filter_note(b->jump_pages, TLB_PAGE_BITS, rip >> 12);
 	b->any_jump = true;
 }
 
@@ -358,16 +360,12 @@ void tlb_open(struct cpu *c, struct tlb_entry *e, u32 direct)
 	e->perm |= direct;
 }
 
-/* The region's bit in a filter. */
-static unsigned region(u64 la, unsigned shift) { return (unsigned)((la >> shift) * 0x9e3779b97f4a7c15ull >> 54); }
-
 static void note_large(struct tlb_ctx *x, u64 la, u32 perm)
 {
-	unsigned l = region(la, LARGE_SHIFT), h = region(la, HUGE_SHIFT);
 	if (perm & TLB_LARGE)
-		x->large[l / 64] |= bit(l % 64);
+		filter_note(x->large, TLB_REGION_BITS, la >> LARGE_SHIFT);
 	if (perm & TLB_HUGE)
-		x->huge[h / 64] |= bit(h % 64);
+		filter_note(x->huge, TLB_REGION_BITS, la >> HUGE_SHIFT);
 }
 
 static void swap_entries(struct tlb_ctx *x, unsigned i)
@@ -504,16 +502,16 @@ static void drop_region(struct tlb *t, struct tlb_ctx *x, u64 la, unsigned shift
 
 static void drop_page(struct tlb *t, struct tlb_ctx *x, u64 la)
 {
-	unsigned i = INDEX(la), l = region(la, LARGE_SHIFT), h = region(la, HUGE_SHIFT);
+	unsigned i = INDEX(la);
 	drop_page_jumps(t, x, la);
 	for (unsigned way = 0; way < 2; way++, i += TLB_ENTRIES)
 		if (x->e[i].tag == (la & PAGE_MASK)) {
 			clear_entry(t, x, i);
 			x->used[i / 64] &= ~bit(i % 64);
 		}
-	if (unlikely(x->large[l / 64] & bit(l % 64)))
+	if (unlikely(filter_may_know(x->large, TLB_REGION_BITS, la >> LARGE_SHIFT)))
 		drop_region(t, x, la, LARGE_SHIFT, TLB_LARGE);
-	if (unlikely(x->huge[h / 64] & bit(h % 64)))
+	if (unlikely(filter_may_know(x->huge, TLB_REGION_BITS, la >> HUGE_SHIFT)))
 		drop_region(t, x, la, HUGE_SHIFT, TLB_HUGE);
 }
 
