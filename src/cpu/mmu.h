@@ -55,13 +55,23 @@ struct tlb_entry {
 };
 
 #define TLB_ENTRIES 2048 /* per context; by page number. Kernel, KVM and guest pages that meet in one place cost a miss each, at every exit */
+#define TLB_RUNS 32 /* per context; by run of 2 MiB */
+#define TLB_RUN_SHIFT 21
+/* A run of 2 MiB that is one translation: a large page of the guest, or a part of one, and of NPT if there is one. Its 512 pages are filled from here without a
+ * walk; each still learns by itself what the host's memory allows. */
+struct tlb_run {
+	u64 tag;     /* linear address of the run, or TLB_EMPTY */
+	u64 gpa;     /* L1-physical */
+	u32 perm;    /* as the walk granted it: TLB_OK_*, TLB_X*, TLB_GLOBAL, TLB_LARGE, TLB_HUGE */
+};
 #define TLB_REGION_BITS 13 /* of the filters below: so many are 1 << this */
 struct tlb_ctx {
 	/* Only the first half is looked at by hits. An entry that another page replaces moves to the second half, same place, and comes back
 	 * without a walk when it is wanted: the kernel's and a program's pages collide all the time. */
 	struct tlb_entry e[2 * TLB_ENTRIES];
 	u64 used[2 * TLB_ENTRIES / 64]; /* which entries may be filled */
-	/* Which large pages may have pieces here, so that INVLPG of a small page need not look: three bits per region. */
+	struct tlb_run run[TLB_RUNS];
+	/* Which large pages may have pieces here, runs included, so that INVLPG of a small page need not look: three bits per region. */
 	u64 large[(1u << TLB_REGION_BITS) / 64], huge[(1u << TLB_REGION_BITS) / 64];
 };
 

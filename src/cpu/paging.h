@@ -77,6 +77,15 @@ u32 tlb_direct(struct cpu *c, u32 perm, u32 frame);
 void tlb_open(struct cpu *c, struct tlb_entry *e, u32 direct);
 /* Switches contexts if the mode has changed since the last mmu_switch. */
 void tlb_check_context(struct cpu *c);
+/* The run around la, if there is one in the current context, that grants all of `need`. */
+static inline const struct tlb_run *tlb_run(const struct cpu *c, u64 la, u32 need)
+{
+	const struct tlb_run *r = &c->tlb->cur->run[la >> TLB_RUN_SHIFT & (TLB_RUNS - 1)];
+	return r->tag == align_down(la, bit(TLB_RUN_SHIFT)) && (r->perm & need) == need ? r : NULL;
+}
+/* A walk has found that la, and all of its run, is L1-physical `at` with these rights. */
+void tlb_note_run(struct cpu *c, u64 la, u64 at, u32 perm);
+void tlb_forget_run(struct cpu *c, u64 la);
 struct tlb_entry *tlb_insert(struct cpu *c, u64 la, u64 page, u32 perm);
 
 /* #GP(0) for a non-canonical address in IA-32e mode. */

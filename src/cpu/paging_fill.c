@@ -57,14 +57,15 @@ static u32 lost_rights(const struct npt_page *np, const struct walk *w)
 	return lost;
 }
 
-/* The final page through NPT. perm loses what NPT forbids. */
-static bool nested_page(struct cpu *c, u64 la, u32 acc, const struct walk *w, u64 *at, u32 *perm)
+/* The final page through NPT. perm loses what NPT forbids; size: no more than NPT's page. */
+static bool nested_page(struct cpu *c, u64 la, u32 acc, const struct walk *w, u64 *at, u32 *perm, u64 *size)
 {
 	struct npt_page np;
 	u32 use = (acc & (ACC_R | ACC_W | ACC_X)) | (w->u ? ACC_UPAGE : 0); /* without paging every address is a user-mode one */
 	if (!c->virt->npt_walk(c, l2gpa(w->gpa), use, NPT_DATA, true, gva(la), &np))
 		return false;
 	*at = np.gpa;
+	*size = min_u64(*size, np.size);
 	*perm &= ~lost_rights(&np, w);
 	return true;
 }
@@ -136,8 +137,8 @@ static enum walk_end fill_once(struct cpu *c, u64 la, u32 acc, unsigned cls, str
 		paging_fault(c, la, acc, cls, &w);
 		return WALK_PF;
 	}
-	u64 at = w.gpa;
-	if (paging_nested(c) && !nested_page(c, la, acc, &w, &at, &perm))
+	u64 at = w.gpa, size = bit(w.shift);
+	if (paging_nested(c) && !nested_page(c, la, acc, &w, &at, &perm, &size))
 		return WALK_VIRT;
 	end = paging_set_flags(c, la, acc, &w);
 	if (end != WALK_OK)
@@ -149,6 +150,8 @@ static enum walk_end fill_once(struct cpu *c, u64 la, u32 acc, unsigned cls, str
 		fill_ahead(c, la & PAGE_MASK, &w);
 		c->fault = saved;
 	}
+	if (size >= bit(TLB_RUN_SHIFT) && !(perm & TLB_PKEY))
+		tlb_note_run(c, la, at, perm);
 	*e = tlb_insert(c, la, at & PAGE_MASK, perm);
 	return WALK_OK;
 }
@@ -162,8 +165,13 @@ struct tlb_entry *mmu_fill(struct cpu *c, u64 la, u32 acc, unsigned cls)
 	if (e)
 		return e;
 	c->stats.tlb_misses++;
+	const struct tlb_run *r = tlb_run(c, la, paging_need(acc, cls));
+	if (r)
+		return tlb_insert(c, la, r->gpa + (la & low_mask(TLB_RUN_SHIFT) & PAGE_MASK), r->perm);
 	do
 		end = fill_once(c, la, acc, cls, &e);
 	while (end == WALK_AGAIN);
+	if (end != WALK_OK)
+		tlb_forget_run(c, la); /* a fault, or a violation, makes the next access look again */
 	return end == WALK_OK ? e : NULL;
 }

@@ -234,10 +234,32 @@ static void clear_entry(struct tlb *t, struct tlb_ctx *x, unsigned i)
 	x->e[i].perm = 0;
 }
 
+/* ---- large pages ---- */
+static void drop_runs(struct tlb_ctx *x)
+{
+	for (unsigned i = 0; i < TLB_RUNS; i++)
+		x->run[i].tag = TLB_EMPTY;
+}
+
+/* The filters learn of its size from the entry that tlb_insert makes next. */
+void tlb_note_run(struct cpu *c, u64 la, u64 at, u32 perm)
+{
+	c->tlb->cur->run[la >> TLB_RUN_SHIFT & (TLB_RUNS - 1)] =
+		(struct tlb_run){ align_down(la, bit(TLB_RUN_SHIFT)), align_down(at, bit(TLB_RUN_SHIFT)), perm };
+}
+
+void tlb_forget_run(struct cpu *c, u64 la)
+{
+	struct tlb_run *r = &c->tlb->cur->run[la >> TLB_RUN_SHIFT & (TLB_RUNS - 1)];
+	if (r->tag == align_down(la, bit(TLB_RUN_SHIFT)))
+		r->tag = TLB_EMPTY;
+}
+
 /* Drops the filled entries for which (perm & keep) == 0; keep: 0 or TLB_GLOBAL. */
 static void drop(struct tlb *t, struct tlb_ctx *x, u32 keep)
 {
 	drop_jumps(t, x, keep);
+	drop_runs(x); /* global ones as well: they are found again */
 	for (unsigned i = 0; i < array_len(x->used); i++) {
 		u64 left = 0;
 		for (u64 m = x->used[i]; m; m &= m - 1) {
@@ -260,6 +282,7 @@ static void first_use(struct tlb *t, struct tlb_ctx *x)
 {
 	for (unsigned i = 0; i < array_len(x->e); i++)
 		x->e[i].tag = TLB_EMPTY;
+	drop_runs(x);
 }
 
 static void make_current(struct tlb *t, unsigned i)
@@ -490,6 +513,7 @@ void mmu_flush_npt(struct cpu *c, u64 npt_root)
 static void drop_region(struct tlb *t, struct tlb_ctx *x, u64 la, unsigned shift, u32 perm)
 {
 	drop_jumps(t, x, false);
+	drop_runs(x);
 	for (unsigned i = 0; i < array_len(x->used); i++)
 		for (u64 m = x->used[i]; m; m &= m - 1) {
 			struct tlb_entry *e = &x->e[64 * i + __builtin_ctzll(m)];
