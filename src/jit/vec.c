@@ -63,7 +63,7 @@ static bool decode(struct tr *t, const struct insn *i, struct isa_insn *in)
 {
 	struct cpu *c = t->c;
 	u64 la = (c->arch.gpr[GPR_BLOCK_RIP] & PAGE_MASK) + t->b->off + i->off; /* all of a region is in the page that runs */
-	const struct tlb_entry *e = mmu_hit(c, la, t->j->in.xneed);
+	const struct tlb_entry *e = mmu_recall(c, la, t->j->in.xneed);
 	if (!e || (e->perm & TLB_IO) || e->frame != t->b->frame[0])
 		return false;
 	return isa_decode(&t->j->in.dec, jit_isa(t->b), (const u8 *)(la + e->addend), i->len, in) == ISA_OK && in->zi.mnemonic == i->op && in->zi.length == i->len;
