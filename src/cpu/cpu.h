@@ -335,7 +335,8 @@ static inline enum step cpu_gp(struct cpu *c, u32 error) { return cpu_fault_err(
 
 /* ---- time ---- */
 /* V in ns as this vCPU knows it now, to the last block boundary; never behind another vCPU's published V once serviced. */
-static inline u64 cpu_now(const struct cpu *c) { return c->v_base + ((c->icount - c->v_icount) * (512 - c->v_slow) >> 8); }
+/* Signed: blocks are counted when they begin, so icount may go back a little behind v_icount when one that read the time does not get to its end. */
+static inline u64 cpu_now(const struct cpu *c) { return c->v_base + (u64)((i64)(c->icount - c->v_icount) * (i64)(512 - c->v_slow) >> 8); }
 /* Instructions, rounded up, in which this vCPU's V advances by ns. */
 static inline u64 cpu_insns_of(const struct cpu *c, u64 ns) { return ((ns << 8) + 511 - c->v_slow) / (512 - c->v_slow); }
 /* TSC value that RDTSC gives at this privilege level before VMX/SVM offsetting (TSC = V scaled + tsc_offset); monotonic over vCPUs. */

@@ -239,7 +239,7 @@ bool e_rdtsc(struct tr *t, const struct insn *i)
 	as_mov_imm(a, S1, 512);
 	as_alu_load(a, OP_SUB, 4, S1, rm_abs(&c->v_slow));
 	as_ins(a, 0, 8, 0x0faf, S0, rm_reg(S1), 0); /* imul */
-	shift(a, SHR, 8, S0, 8);
+	shift(a, SAR, 8, S0, 8);
 	as_alu_load(a, OP_ADD, 8, S0, rm_abs(&c->v_base));
 	as_ins(a, 0, 8, 0x69, S0, rm_reg(S0), 4); /* imul */
 	as32(a, (u32)ghz);
