@@ -1,4 +1,5 @@
-/* The memory policy: see memory_policy.h. Every second, and several times a second while the guest is short, it is asked for its statistics. One that is short gets
+/* The memory policy: see memory_policy.h. Every second, and several times a second while the guest is short or uses more and more, it is asked for its
+ * statistics; the answer is looked at when it is fresh, for a guest may fill all that it has left in the second after. One that is short gets
  * memory at once. One that has had plenty for a while gives some back slowly, so that a pause between two jobs costs nothing. Surprise: what counts is what
  * the guest has now, not what it was told: a balloon that cannot get its pages, or that gave some back because the guest ran out of memory, is taken for pressure. */
 #include "vm/memory_policy.h"
@@ -13,6 +14,8 @@
 
 #define TICK_MS 1000
 #define TICK_SHORT_MS 200
+#define ANSWER_MS 50          /* after which the guest's answer is looked at */
+#define GROWS (8 * MiB)       /* used more than at the last answer: it is looked at again soon */
 #define FLOOR (32 * MiB)      /* a kernel with less does not live */
 /* Available, of its size: less is pressure, what it shall have, and more is plenty. In bytes: a guest of any size fills so much in a second or two. */
 #define SHORT_PERCENT 15
@@ -33,6 +36,8 @@ struct memory_policy {
 	struct loop_timer *timer;
 	u64 min, wanted, max;
 	bool fixed;           /* its user has said how much */
+	bool asked;           /* the next tick looks at the answer */
+	u64 used_before;      /* at the last answer */
 	u64 used[CALM];       /* the most in each of the last seconds */
 	u64 second;           /* of the newest */
 	u64 answered_ms, settled_ms; /* when last: by the host's clock */
@@ -125,7 +130,10 @@ static bool follow(struct memory_policy *p, const struct devices *d)
 		return false;
 	if (!b->answered && !starved)
 		return p->wanted > now; /* the last answer is about another size */
-	u64 available = min_u64(b->stat[BALLOON_AVAILABLE], now), most = most_used(p, now - available, ms);
+	u64 available = min_u64(b->stat[BALLOON_AVAILABLE], now);
+	bool grows = now - available > p->used_before + GROWS;
+	p->used_before = now - available;
+	u64 most = most_used(p, now - available, ms);
 	u64 next = b->answered ? memory_policy_next(p->min, max, now, available, now - min_u64(now, most)) : now;
 	if (starved)
 		next = max_u64(next, min_u64(now + GROW_STEP, max));
@@ -138,18 +146,23 @@ static bool follow(struct memory_policy *p, const struct devices *d)
 		p->wanted = now;
 	else if (p->settled_ms == ms)
 		p->wanted = settled ? next : now;
-	return next > now || p->wanted > now;
+	return next > now || p->wanted > now || grows;
 }
 
 static void tick(void *opaque)
 {
 	struct memory_policy *p = opaque;
 	struct devices d;
+	p->asked = !p->asked;
+	if (p->asked) {
+		virtio_balloon_ask_stats(board_balloon(p->vm));
+		loop_timer_set(p->timer, ANSWER_MS);
+		return;
+	}
 	ask_devices(p, &d);
 	bool soon = follow(p, &d);
 	tell_devices(p);
-	virtio_balloon_ask_stats(board_balloon(p->vm));
-	loop_timer_set(p->timer, soon ? TICK_SHORT_MS : TICK_MS);
+	loop_timer_set(p->timer, (soon ? TICK_SHORT_MS : TICK_MS) - ANSWER_MS);
 }
 
 struct memory_policy *memory_policy_create(struct vm *vm)
