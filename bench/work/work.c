@@ -1,7 +1,7 @@
 /* Runs the workloads and marks their beginnings and ends on the console, where the machine below reads its own clock.
  *
  * usage: work [--port HEX] [--tag N] [--target MS] [--repeat N] [--cap NAME=UNITS,...] [--only NAME,...] [--count N]
- *             [--pin] [--list]
+ *             [--pin] [--beside N] [--list]
  *   --port HEX    write the marks to this UART's data port: no kernel and no buffer between the mark and the machine below
  *   --tag N       number in the marks (the level)
  *   --target MS   raise the number of units until one measurement takes this long by the clock in here; the count that is found is
@@ -9,17 +9,21 @@
  *   --cap ...     but no more units than these: the clock in here may stand still while the machine works
  *   --count N     measure exactly N units
  *   --pin         stay on one CPU, as a machine with one does: waking a process on another CPU costs much more
+ *   --beside N    measure N times in turn alone (TAG) and beside another process that does the same on another CPU (TAG + 1): neighbours in
+ *                 time, because what else a machine does changes within seconds
  * Marks: "@S TAG NAME UNITS", a pause, "?", a pause, the work, "!", a pause, "@E TAG NAME UNITS CHECKSUM"; between "?" and "!" the host takes the time.
  * Also "@X TAG NAME REASON": not possible here; "@D TAG": all done.
  * The workload "nothing" has no work: its time is the marks' own. */
 #define _GNU_SOURCE
 #include "work.h"
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/io.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
@@ -33,7 +37,7 @@ static const struct workload workloads[] = {
 #undef W
 };
 
-static u32 port, repeat = 3;
+static u32 port, repeat = 3, beside;
 static int tag = 1;
 static u64 target_ns = 150000000, fixed_count;
 static const char *only, *caps;
@@ -147,6 +151,39 @@ static u64 find_units(const struct workload *w)
 	}
 }
 
+static void stay_on(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (sched_setaffinity(0, sizeof set, &set))
+		broken("sched_setaffinity");
+}
+
+static void pairs(const struct workload *w, u64 units)
+{
+	pid_t other = fork();
+
+	if (other < 0)
+		broken("fork");
+	if (!other) {
+		stay_on(1);
+		for (;;)
+			w->unit();
+	}
+	for (u32 k = 0; k < beside; k++) {
+		kill(other, SIGSTOP);
+		measure(w, units);
+		kill(other, SIGCONT);
+		tag++;
+		measure(w, units);
+		tag--;
+	}
+	kill(other, SIGKILL);
+	waitpid(other, NULL, 0);
+}
+
 static void run(const struct workload *w)
 {
 	u64 units = 1;
@@ -161,6 +198,10 @@ static void run(const struct workload *w)
 		units = fixed_count;
 	else if (w->unit != nothing_unit)
 		units = find_units(w);
+	if (beside && w->unit != nothing_unit) {
+		pairs(w, units);
+		return;
+	}
 	for (u32 k = 0; k < (w->unit == nothing_unit ? 5 : repeat); k++)
 		measure(w, units);
 	if (w->done)
@@ -172,23 +213,13 @@ static int chosen(const char *name)
 	return !only || in_list(only, name) || !strcmp(name, "nothing");
 }
 
-static void pin(void)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(sched_getcpu(), &set);
-	if (sched_setaffinity(0, sizeof set, &set))
-		broken("sched_setaffinity");
-}
-
 static void options(int argc, char **argv)
 {
 	for (int k = 1; k < argc; k++) {
 		const char *value = argv[k + 1]; /* NULL after the last */
 
 		if (!strcmp(argv[k], "--pin")) {
-			pin();
+			stay_on(sched_getcpu());
 			continue;
 		}
 		if (!strcmp(argv[k], "--list")) {
@@ -206,6 +237,8 @@ static void options(int argc, char **argv)
 			target_ns = strtoull(value, NULL, 10) * 1000000;
 		else if (!strcmp(argv[k], "--repeat"))
 			repeat = atoi(value);
+		else if (!strcmp(argv[k], "--beside"))
+			beside = atoi(value);
 		else if (!strcmp(argv[k], "--count"))
 			fixed_count = strtoull(value, NULL, 10);
 		else if (!strcmp(argv[k], "--cap"))
@@ -227,6 +260,8 @@ int main(int argc, char **argv)
 	}
 	if (isatty(1))
 		tcdrain(1); /* what the kernel still has for this UART goes first */
+	if (beside)
+		stay_on(0);
 	for (size_t k = 0; k < sizeof workloads / sizeof *workloads; k++)
 		if (chosen(workloads[k].name))
 			run(&workloads[k]);

@@ -4,6 +4,8 @@
 #include "bus/clock.h"
 #include "base/log.h"
 
+#include <cpuid.h>
+#include <immintrin.h>
 #include <time.h>
 
 STATE_DESC(clock_regs, CLOCK_STATE);
@@ -28,15 +30,87 @@ void clock_init(struct clock *c, pthread_mutex_t *device_lock)
 
 void clock_destroy(struct clock *c) { pthread_mutex_destroy(&c->lock); }
 
+/* ---- V ---- */
+/* V and the host's TSC when it was published. V only grows, so ticks that lie between two equal V belong to it. */
+struct point { u64 v, ticks; };
+
+static struct point last_point(const struct clock *c)
+{
+	struct point p;
+	do {
+		p.v = __atomic_load_n(&c->now, __ATOMIC_ACQUIRE);
+		p.ticks = __atomic_load_n(&c->now_ticks, __ATOMIC_ACQUIRE);
+	} while (p.v != __atomic_load_n(&c->now, __ATOMIC_ACQUIRE));
+	return p;
+}
+
+static bool move_point(struct clock *c, struct point from, struct point to)
+{
+	bool ok;
+	asm volatile("lock cmpxchg16b %1" : "=@ccz"(ok), "+m"(*(u128 *)&c->now), "+a"(from.v), "+d"(from.ticks) : "b"(to.v), "c"(to.ticks) : "memory", "cc");
+	return ok;
+}
+
+/* What readers may have been told by now: a line from the point, that ends before CLOCK_READ_NS. A quarter of a nanosecond per tick: hosts have slower TSCs, but
+ * all that matters is that it is one line. It goes on from a later point no lower, because that lies above it. */
+static u64 line_at(const struct clock *c, struct point p, u64 ticks)
+{
+	i64 since = (i64)(ticks - p.ticks);
+	return p.v + (since <= 0 ? 0 : min_u64((u64)since >> c->ticks_shift, CLOCK_READ_NS - 1));
+}
+
+void clock_share(struct clock *c)
+{
+	u32 a, b, d = 0, x;
+	c->shared = true;
+	__get_cpuid(0x80000007, &a, &b, &x, &d);
+	c->ticks_shift = d & BIT32(8) ? 2 : 63; /* no invariant TSC: no line, time stands still for CLOCK_READ_NS */
+}
+
+/* Not before what was read earlier. */
+static u64 host_ticks(void)
+{
+	_mm_lfence();
+	return __builtin_ia32_rdtsc();
+}
+
+static u64 publish_shared(struct clock *c, u64 v)
+{
+	for (;;) {
+		struct point p = last_point(c), next = { .ticks = host_ticks() };
+		if (v <= p.v)
+			return p.v;
+		next.v = max_u64(v, line_at(c, p, next.ticks) + 1);
+		if (move_point(c, p, next))
+			return next.v;
+	}
+}
+
 u64 clock_publish(struct clock *c, u64 v)
 {
 	u64 now = __atomic_load_n(&c->now, __ATOMIC_ACQUIRE);
+	if (v <= now)
+		return now;
+	if (c->shared)
+		return publish_shared(c, v);
 	while (v > now) {
 		if (__atomic_compare_exchange_n(&c->now, &now, v, true, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
 			return v;
 	}
 	return now;
 }
+
+u64 clock_read(struct clock *c, u64 v)
+{
+	if (!c->shared)
+		return clock_publish(c, v);
+	struct point p = last_point(c);
+	if (v >= p.v + CLOCK_READ_NS)
+		return publish_shared(c, v);
+	return line_at(c, p, host_ticks());
+}
+
+/* ---- timers ---- */
 
 /* Holding c->lock. True: the earliest deadline moved towards now. */
 static bool recompute_next(struct clock *c)
@@ -203,6 +277,7 @@ void clock_get_regs(struct clock *c, struct clock_regs *r)
 void clock_set_regs(struct clock *c, const struct clock_regs *r)
 {
 	pthread_mutex_lock(&c->lock);
+	__atomic_store_n(&c->now_ticks, host_ticks(), __ATOMIC_RELEASE);
 	__atomic_store_n(&c->now, r->now, __ATOMIC_RELEASE);
 	c->rtc_base_s = r->rtc_base_s;
 	c->idle_base_v = r->now;

@@ -14,6 +14,7 @@
 #define CLOCK_NS_PER_INSN 2            /* a 4 ms tick then holds 2 M instructions, whatever the host's load */
 #define CLOCK_MAX_SLACK_NS 1000000ull
 #define CLOCK_NEVER (~(u64)0)
+#define CLOCK_READ_NS 1024ull          /* a vCPU may be so far ahead before it says so to readers */
 #define CLOCK_MIN_PERIOD_NS 20000ull   /* a periodic timer fires at most this often; missed ticks are dropped, so that a guest cannot drown itself */
 
 struct clock_timer {
@@ -27,8 +28,11 @@ struct clock_timer {
 #define CLOCK_MAX_TIMERS 128
 
 struct clock {
-	u64 now;                   /* V; atomic, only grows */
-	u64 next;                  /* earliest deadline of all timers; atomic */
+	u64 now __attribute__((aligned(64))); /* V; atomic, only grows */
+	u64 now_ticks;             /* host's TSC when now was published; atomic together with now */
+	bool shared;               /* several vCPUs read it: clock_share */
+	u8 ticks_shift;            /* clock_read: ns per tick, as a power of two */
+	u64 next __attribute__((aligned(64))); /* earliest deadline of all timers; atomic */
 	pthread_mutex_t lock;
 	struct clock_timer *timers[CLOCK_MAX_TIMERS]; /* lock */
 	unsigned ntimers;          /* lock */
@@ -59,6 +63,13 @@ static inline u64 clock_now(const struct clock *c) { return __atomic_load_n(&c->
 
 /* A vCPU has advanced V to at least v. Returns the new V (another vCPU may be ahead). */
 u64 clock_publish(struct clock *c, u64 v);
+
+/* Several vCPUs will read the time. Before they start. */
+void clock_share(struct clock *c);
+/* The time for a vCPU that has got to v and only asks: no less than what any vCPU has been told before it asked. With several vCPUs that is seldom v itself.
+ * What one reads, all must know, and to say so each time costs more than the rest of a system call: all would write one cache line in turn. So V is written
+ * once per CLOCK_READ_NS; in between all read the same line through it, the host's TSC. */
+u64 clock_read(struct clock *c, u64 v);
 
 /* Fires every timer that is due at the current V, each at most once, earliest first. Call when clock_now() >= next, holding no lock. A fire may be
  * stale (re-armed meanwhile by another thread): handlers look at V, not at the fact that they were called. */

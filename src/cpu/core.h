@@ -21,6 +21,8 @@ bool cpu_service(struct cpu *c, struct exit_record *what);
 void cpu_take_fault(struct cpu *c);
 /* Deliver an event through the IDT (all modes) with nested-exception rules. rip and shadows as the event's kind says. */
 void cpu_deliver(struct cpu *c, struct event ev);
+/* PAUSE, in a machine with several vCPUs, when c->pauses has become negative. */
+void cpu_paused(struct cpu *c);
 /* HLT executed or VM entry to an inactive state. */
 void cpu_halt(struct cpu *c, enum activity a);
 

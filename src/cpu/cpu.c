@@ -108,15 +108,9 @@ static u64 v_to_tsc(const struct cpu *c, u64 v)
 u64 cpu_tsc(struct cpu *c)
 {
 	u64 v = cpu_now(c);
-	if (c->ncpus > 1 && c->clock) {
-		/* Another vCPU may be ahead: what it has read, we may not undercut (Linux checks this with check_tsc_warp). */
-		u64 now = clock_publish(c->clock, v);
-		if (now > v) {
-			c->v_base = v = now;
-			c->v_icount = c->icount;
-			cpu_pend(c, PEND_TIMER);
-		}
-	}
+	/* Another vCPU may be ahead: what it has read, we may not undercut (Linux checks this with check_tsc_warp). */
+	if (c->ncpus > 1 && c->clock)
+		v = clock_read(c->clock, v);
 	return v_to_tsc(c, v) + c->arch.tsc_offset;
 }
 

@@ -202,11 +202,13 @@ struct cpu_io {
 	void (*claim_code)(void *vm, struct cpu *c, u64 frame);
 	/* PEND_CODE: answer what other vCPUs asked about code; clears the bit. */
 	void (*service_code)(void *vm, struct cpu *c);
+	/* The guest waits in a loop of PAUSEs, maybe for a vCPU whose thread is not running: let others have this CPU of the host. */
+	void (*spinning)(void *vm, struct cpu *c);
 	void *vm;
 };
 
 struct cpu_stats {
-	u64 insns, blocks, block_lookups, decodes, code_invalidations, tlb_misses, walks, exceptions[32], interrupts, halts, ports, mmios;
+	u64 insns, blocks, block_lookups, decodes, code_invalidations, tlb_misses, walks, exceptions[32], interrupts, halts, ports, mmios, spins;
 	u64 vmexits[128];        /* by basic exit reason */
 	u64 vmentries, vmentry_failures;
 	u64 depth_exits[8];      /* not known to the CPU; reserved for estimates */
@@ -241,6 +243,8 @@ struct cpu {
 	u64 icount;              /* instructions executed since power-on, at the last block boundary */
 	u64 budget_end;          /* icount at which the block loop must call cpu_service() */
 	u64 v_base, v_icount;    /* V = v_base + (icount - v_icount) * ns per instruction, see cpu_now() */
+	i32 pauses;              /* of machines with several vCPUs: PAUSEs until somebody asks whether it is a loop, see cpu_paused() */
+	u64 pauses_since;        /* icount when they were last counted from the start */
 	u32 v_slow;              /* by how many 1/256 ns an instruction takes less than CLOCK_NS_PER_INSN: pace.c */
 	struct { u64 host, v, icount; i64 credit; } pace;
 

@@ -249,6 +249,22 @@ static bool one_event(struct cpu *c)
 	return true;
 }
 
+/* A kernel waits for another CPU (a lock, an answer to an interrupt) with PAUSE in a loop of a few instructions. Its locks are handed on in order, so where two vCPUs
+ * share one CPU of the host each hand-over would take a slice of the host's scheduler: milliseconds. */
+#define PAUSES_LOOP 128
+#define LOOP_INSNS 24 /* at most, per PAUSE */
+
+void cpu_paused(struct cpu *c)
+{
+	if (c->icount - c->pauses_since < PAUSES_LOOP * LOOP_INSNS) {
+		c->stats.spins++;
+		if (c->io && c->io->spinning)
+			c->io->spinning(c->io->vm, c);
+	}
+	c->pauses = PAUSES_LOOP;
+	c->pauses_since = c->icount;
+}
+
 void cpu_halt(struct cpu *c, enum activity a)
 {
 	c->arch.activity = a;

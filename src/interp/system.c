@@ -121,7 +121,14 @@ enum step sys_hlt(struct cpu *c, const struct insn *i)
 
 enum step sys_pause(struct cpu *c, const struct insn *i)
 {
-	return cpu_icept(c, ICEPT_PAUSE, i, 0, 0) ? STEP_STOP : STEP_END;
+	if (cpu_icept(c, ICEPT_PAUSE, i, 0, 0))
+		return STEP_STOP;
+	if (c->ncpus > 1) {
+		__builtin_ia32_pause();
+		if (--c->pauses < 0)
+			cpu_paused(c);
+	}
+	return STEP_END;
 }
 
 /* SDM "CLI", "STI": without I/O privilege, VIF instead of IF when PVI (ring 3) or VME (virtual-8086 mode) is on. */

@@ -207,10 +207,17 @@ bool e_rdpkru(struct tr *t, const struct insn *i)
 	return true;
 }
 
-/* A guest's may exit. */
+/* A guest's may exit. With one vCPU there is nobody to wait for. */
 bool e_pause(struct tr *t, const struct insn *i)
 {
 	need_clear(t, &t->c->arch.guest_mode, 0xff);
+	if (t->c->ncpus == 1)
+		return true;
+	as8(&t->a, 0xf3);
+	as8(&t->a, 0x90);
+	as_alu_imm(&t->a, 0, OP_SUB, 4, rm_abs(&t->c->pauses), 1);
+	leave_unless(t, CC_NS);
+	t->host = 0;
 	return true;
 }
 

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <time.h>
@@ -35,6 +36,8 @@ static u64 io_port_read(void *vm, u16 port, unsigned size) { return bus_port_rea
 static void io_port_write(void *vm, u16 port, u64 v, unsigned size) { bus_port_write(bus_at_now(vm), port, v, size); }
 static u64 io_mmio_read(void *vm, u64 addr, unsigned size) { return bus_mmio_read(bus_at_now(vm), addr, size); }
 static void io_mmio_write(void *vm, u64 addr, u64 v, unsigned size) { bus_mmio_write(bus_at_now(vm), addr, v, size); }
+
+static void vm_spinning(void *vm, struct cpu *c) { sched_yield(); }
 
 static void notify(struct vm *vm)
 {
@@ -356,7 +359,7 @@ static int create_cpus(struct vm *vm)
 	if (!vm->model)
 		return -EINVAL;
 	vm->io = (struct cpu_io){ io_port_read, io_port_write, io_mmio_read, io_mmio_write, .claim_code = vm_claim_code,
-				  .service_code = vm_service_code, .vm = vm };
+				  .service_code = vm_service_code, .spinning = vm_spinning, .vm = vm };
 	for (unsigned i = 0; i < vm->ncpus; i++) {
 		int err = vcpu_create(vm, i);
 		if (!err && vm->cfg.nested)
@@ -409,6 +412,8 @@ int vm_create(struct vm *vm, const struct vm_config *cfg)
 		return err;
 	bus_init(&vm->bus, &vm->mem, &vm->clock);
 	clock_init(&vm->clock, &vm->bus.lock);
+	if (vm->ncpus > 1)
+		clock_share(&vm->clock);
 	vm->clock.changed = vm_clock_changed;
 	vm->clock.changed_opaque = vm;
 	vm->bus.power = on_power;
