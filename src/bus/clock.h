@@ -28,11 +28,12 @@ struct clock_timer {
 #define CLOCK_MAX_TIMERS 128
 
 struct clock {
-	u64 now __attribute__((aligned(64))); /* V; atomic, only grows */
+	u64 now __attribute__((aligned(16))); /* V; atomic, only grows */
 	u64 now_ticks;             /* host's TSC when now was published; atomic together with now */
 	bool shared;               /* several vCPUs read it: clock_share */
 	u8 ticks_shift;            /* clock_read: ns per tick, as a power of two */
-	u64 next __attribute__((aligned(64))); /* earliest deadline of all timers; atomic */
+	u8 apart_[64];             /* readers of what is above do not wait for writers of what is below */
+	u64 next;                  /* earliest deadline of all timers; atomic */
 	pthread_mutex_t lock;
 	struct clock_timer *timers[CLOCK_MAX_TIMERS]; /* lock */
 	unsigned ntimers;          /* lock */

@@ -296,7 +296,7 @@ static int run_machine(struct vm *vm, struct ctl **ctl, struct rundir *r, void (
 int cli_run_claimed(const struct vm_config *cfg, struct rundir *r, void (*started)(void *), void *opaque)
 {
 	struct ctl *ctl = NULL;
-	struct vm *vm = aligned_alloc(64, align_up(sizeof *vm, 64));
+	struct vm *vm = calloc(1, sizeof *vm);
 	if (!vm)
 		return STATUS_USAGE;
 	struct vm_config own = *cfg;

@@ -105,12 +105,25 @@ static u64 v_to_tsc(const struct cpu *c, u64 v)
 	return ghz * 1000000 == c->tsc_khz ? v * ghz : clock_mul_div(v, c->tsc_khz, 1000000);
 }
 
+/* This vCPU's V jumps from v to now: its next service is as much nearer. */
+static void catch_up(struct cpu *c, u64 v, u64 now)
+{
+	u64 left = c->budget_end > c->icount ? c->budget_end - c->icount : 0;
+	c->budget_end -= min_u64(cpu_insns_of(c, now - v), left);
+	c->v_base = now;
+	c->v_icount = c->icount;
+}
+
 u64 cpu_tsc(struct cpu *c)
 {
 	u64 v = cpu_now(c);
 	/* Another vCPU may be ahead: what it has read, we may not undercut (Linux checks this with check_tsc_warp). */
-	if (c->ncpus > 1 && c->clock)
-		v = clock_read(c->clock, v);
+	if (c->ncpus > 1 && c->clock) {
+		u64 now = clock_now(c->clock);
+		if (now > v)
+			catch_up(c, v, now);
+		v = clock_read(c->clock, max_u64(v, now));
+	}
 	return v_to_tsc(c, v) + c->arch.tsc_offset;
 }
 

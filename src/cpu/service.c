@@ -256,7 +256,7 @@ static bool one_event(struct cpu *c)
 
 void cpu_paused(struct cpu *c)
 {
-	if (c->icount - c->pauses_since < PAUSES_LOOP * LOOP_INSNS) {
+	if (c->pauses_since && c->icount - c->pauses_since < PAUSES_LOOP * LOOP_INSNS) {
 		c->stats.spins++;
 		if (c->io && c->io->spinning)
 			c->io->spinning(c->io->vm, c);

@@ -177,6 +177,64 @@ TEST(threads_agree_on_v_and_no_timer_is_lost)
 	clock_del_timer(&r->clock, &a.t);
 }
 
+/* ---- several readers ---- */
+TEST(a_reader_that_is_hardly_ahead_writes_nothing)
+{
+	struct clock *c = &r->clock;
+	clock_share(c);
+	clock_publish(c, 1000000);
+	u64 first = clock_now(c), last = first;
+	for (u64 v = first; v < first + CLOCK_READ_NS; v++) {
+		u64 now = clock_read(c, v);
+		assert_true(now >= last && now < first + CLOCK_READ_NS);
+		assert_int_equal(clock_now(c), first);
+		last = now;
+	}
+	assert_int_equal(clock_read(c, first + CLOCK_READ_NS), first + CLOCK_READ_NS);
+	assert_int_equal(clock_now(c), first + CLOCK_READ_NS);
+	assert_int_equal(clock_publish(c, first), first + CLOCK_READ_NS);
+}
+
+TEST(time_that_was_read_is_published_before_it_is_passed)
+{
+	struct clock *c = &r->clock;
+	clock_share(c);
+	for (u64 v = 1000; v < 2000000; v += 7) {
+		u64 read = clock_read(c, v);
+		assert_true(clock_publish(c, clock_now(c) + 1) > read);
+	}
+}
+
+static u64 told; /* by whoever read the time last */
+
+static void *read_in_turn(void *opaque)
+{
+	struct clock *c = opaque;
+	u64 v = 0;
+	for (u64 i = 0; i < 300000; i++) {
+		u64 before = __atomic_load_n(&told, __ATOMIC_ACQUIRE);
+		u64 now = i % 64 ? clock_read(c, v) : clock_publish(c, v);
+		bug_if(i % 64 && now < before);
+		/* the greatest that any thread has told */
+		while (i % 64 && before < now && !__atomic_compare_exchange_n(&told, &before, now, true, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+			;
+		v = max_u64(v + 3 + i % 50, clock_now(c));
+	}
+	return NULL;
+}
+
+TEST(no_reader_undercuts_what_another_was_told)
+{
+	pthread_t t[3];
+	told = 0;
+	clock_share(&r->clock);
+	for (unsigned i = 0; i < 3; i++)
+		pthread_create(&t[i], NULL, read_in_turn, &r->clock);
+	for (unsigned i = 0; i < 3; i++)
+		pthread_join(t[i], NULL);
+	assert_true(clock_now(&r->clock) + CLOCK_READ_NS > told);
+}
+
 static u64 dev_read(void *dev, u64 off, unsigned size) { return (u64)(uintptr_t)dev + off; }
 static u64 written;
 static void dev_write(void *dev, u64 off, u64 v, unsigned size) { written = (u64)(uintptr_t)dev + off + v * 0x100 + size * 0x1000000; }
@@ -212,7 +270,8 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 		ROW(v_only_grows), ROW(v_stands_still_before_the_first_vcpu_runs), ROW(host_time_counts_only_while_all_vcpus_idle),
 		ROW(a_late_wake_up_loses_the_excess), ROW(a_pause_takes_no_time), ROW(timers_fire_in_order_and_each_once_per_call),
-		ROW(an_earlier_deadline_is_announced), ROW(threads_agree_on_v_and_no_timer_is_lost), ROW(bus_windows_overlap_move_and_split),
+		ROW(an_earlier_deadline_is_announced), ROW(threads_agree_on_v_and_no_timer_is_lost), ROW(a_reader_that_is_hardly_ahead_writes_nothing),
+		ROW(time_that_was_read_is_published_before_it_is_passed), ROW(no_reader_undercuts_what_another_was_told), ROW(bus_windows_overlap_move_and_split),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
