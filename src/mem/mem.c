@@ -127,6 +127,7 @@ void mem_remap(struct mem *m, const char *name, u64 at, u64 size, u64 frame, enu
 	s->host = m->base + frame * PAGE_SIZE;
 	s->kind = kind;
 	__atomic_store_n(&s->size, size, __ATOMIC_SEQ_CST);
+	__atomic_add_fetch(&m->remaps, 1, __ATOMIC_SEQ_CST);
 }
 
 void mem_remap_done(struct mem *m)

@@ -42,6 +42,7 @@ struct mem_listener {
 struct mem {
 	struct mem_slot slots[MEM_MAX_SLOTS]; /* disjoint, the biggest first; once the vCPUs run only mem_remap changes one, in place */
 	unsigned nslots;
+	u32 remaps;      /* counts what mem_remap does, for who keeps host addresses; atomic */
 	u8 *base;        /* the whole memfd mapping */
 	u64 bytes, frames;
 	int memfd;

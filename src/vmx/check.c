@@ -153,6 +153,15 @@ static bool check_guest(const struct check_ctx *k, struct vmx_failure *fail)
 #include "vmx/checks.def"
 	return true;
 }
+
+#undef RUN_GUEST
+#define RUN_GUEST(id, field, when, bad_bits) RUN(id, field, moves(VF_##field) && (when), bad_bits)
+static inline bool moves(enum vmcs_slot s) { return s >= VMCS_FIRST_GUEST && s < VMCS_END_GUEST && (VMX_MOVING >> (s - VMCS_FIRST_GUEST) & 1); }
+bool vmx_checks_again(struct check_ctx *k, struct vmx_failure *fail)
+{
+#include "vmx/checks.def"
+	return true;
+}
 #undef CHECK
 
 bool vmx_checks(struct check_ctx *k, enum vmx_check_group group, struct vmx_failure *fail)
@@ -172,13 +181,7 @@ void vmx_check_init(struct check_ctx *k, struct cpu *c)
 {
 	struct vmx *v = vmx_of(c);
 
-	memset(k, 0, sizeof(*k));
-	k->c = c;
-	k->v = v;
-	k->f = v->f;
-	k->long_mode = c->arch.efer & EFER_LMA;
-	k->unrestricted = has(v, CTL_PROC2_UNRESTRICTED);
-	k->phys = v->phys_mask;
+	*k = (struct check_ctx){ .c = c, .v = v, .f = v->f, .long_mode = c->arch.efer & EFER_LMA, .unrestricted = has(v, CTL_PROC2_UNRESTRICTED), .phys = v->phys_mask };
 	if (F(VMCS_LINK) != VMCS_NONE && !(F(VMCS_LINK) & PAGE_ADDR_BAD))
 		k->link_word = cpu_phys_read(c, F(VMCS_LINK), 4);
 	/* PAE paging: the PDPTEs come from the VMCS with EPT, else from memory at CR3. */

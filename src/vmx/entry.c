@@ -41,6 +41,43 @@ static bool may_pass_again(const struct vmx *v)
 	return !asks_vtpr && !(v->f[VF_ENTRY_INTR_INFO] & BIT(31));
 }
 
+static const u64 unmoved[VMCS_END_GUEST - VMCS_FIRST_GUEST] = {
+#define FIELD(enc, name, kind, gate) UNMOVED_##kind(name)
+#define UNMOVED_CTL(name)
+#define UNMOVED_HOST(name)
+#define UNMOVED_RO(name)
+#define UNMOVED_GUEST(name) [VF_##name - VMCS_FIRST_GUEST] = (VMX_MOVING & MOVING(name)) ? 0 : ~(u64)0,
+#include "vmx/fields.def"
+#undef FIELD
+};
+
+/* The same for the guest's state, but for the few fields that move. Registers change between two entries, yet most of them do not from one exit to the next entry,
+ * and what the exit saved is mostly what the entry had loaded. The copies in v->f stay; comparing reads nothing that is used. */
+static bool guest_as_passed(const struct vmx *v)
+{
+	const u64 *m = v->vmcs->f + VMCS_FIRST_GUEST, *f = v->f + VMCS_FIRST_GUEST;
+	u64 differ = 0;
+	if (!v->passed_guest)
+		return false;
+	for (unsigned s = 0; s < array_len(unmoved); s++)
+		differ |= (m[s] ^ f[s]) & unmoved[s];
+	return !differ;
+}
+
+/* Fields whose checks ask more than v->f. */
+static bool guest_may_pass_again(const struct vmx *v, const struct check_ctx *k)
+{
+	return v->passed && !k->has_pdptes && v->f[VF_VMCS_LINK] == VMCS_NONE && !(v->f[VF_GUEST_RFLAGS] & FLAG_VM);
+}
+
+static void copy_moving(struct vmx *v)
+{
+	for (u64 left = VMX_MOVING; left; left &= left - 1) {
+		unsigned s = VMCS_FIRST_GUEST + (unsigned)__builtin_ctzll(left);
+		v->f[s] = vmcs_get(v->vmcs, s) & widths[s];
+	}
+}
+
 static void copy_again(struct vmx *v)
 {
 	const volatile u64 *m = v->vmcs->f;
@@ -65,6 +102,7 @@ void vmx_bind_guest(struct cpu *c)
 {
 	struct vmx *v = vmx_of(c);
 
+	v->bound_remaps = __atomic_load_n(&c->mem->remaps, __ATOMIC_ACQUIRE);
 	take_controls(v);
 	v->msr_bitmap = bind_bitmap(c, CTL_PROC_MSR_BITMAPS, VF_MSR_BITMAPS);
 	v->io_bitmap_a = bind_bitmap(c, CTL_PROC_IO_BITMAPS, VF_IO_BITMAP_A);
@@ -79,6 +117,20 @@ void vmx_bind_guest(struct cpu *c)
 	v->mbec = has(v, CTL_PROC2_MBEC);
 	v->ept_ad = v->ept && (v->f[VF_EPTP] & BIT(6));
 	v->npt_tag = v->ept ? vmx_npt_tag(v, v->f[VF_EPTP]) : 0;
+	c->mtf = has(v, CTL_PROC_MTF) ? MTF_ARMED : MTF_OFF;
+}
+
+/* The same controls have been bound before. */
+static void bind_again(struct cpu *c)
+{
+	struct vmx *v = vmx_of(c);
+
+	if (unlikely(v->bound_remaps != __atomic_load_n(&c->mem->remaps, __ATOMIC_ACQUIRE))) {
+		vmx_bind_guest(c);
+		return;
+	}
+	if (v->vapic_frame >= 0)
+		mem_will_write(c->mem, (u64)v->vapic_frame);
 	c->mtf = has(v, CTL_PROC_MTF) ? MTF_ARMED : MTF_OFF;
 }
 
@@ -229,34 +281,75 @@ static void start_guest(struct cpu *c)
 			   (u32)f[VF_ENTRY_INTR_INFO]);
 }
 
+enum verdict { ENTERS, FAILS, HAS_BAD_STATE }; /* FAILS: VMfailValid is done */
+
+static enum verdict check_root(struct cpu *c, struct check_ctx *k, struct vmx_failure *fail)
+{
+	struct vmx *v = vmx_of(c);
+
+	for (enum vmx_check_group g = VMX_CHECK_CONTROLS; g <= VMX_CHECK_HOST; g++) {
+		if (vmx_checks(k, g, fail))
+			continue;
+		fail->reason = g == VMX_CHECK_CONTROLS ? VMERR_ENTRY_CONTROLS : VMERR_ENTRY_HOST_STATE;
+		vmx_report_failure(c, fail, v->s.vmcs_ptr);
+		vmx_fail(c, fail->reason);
+		return FAILS;
+	}
+	v->passed = may_pass_again(v);
+	v->passed_long = k->long_mode;
+	return ENTERS;
+}
+
+/* same: controls and host state are as passed. */
+static enum verdict check_all(struct cpu *c, struct check_ctx *k, struct vmx_failure *fail, bool same)
+{
+	struct vmx *v = vmx_of(c);
+
+	v->passed_guest = false;
+	if (!same)
+		copy_again(v);
+	copy_fields(v, VMCS_FIRST_GUEST, VMCS_END_GUEST);
+	vmx_check_init(k, c);
+	if (!same && check_root(c, k, fail) == FAILS)
+		return FAILS;
+	if (!vmx_checks(k, VMX_CHECK_GUEST, fail))
+		return HAS_BAD_STATE;
+	v->passed_guest = guest_may_pass_again(v, k);
+	vmx_bind_guest(c);
+	return ENTERS;
+}
+
+/* All is as passed, as far as it does not move. */
+static enum verdict check_again(struct cpu *c, struct check_ctx *k, struct vmx_failure *fail)
+{
+	struct vmx *v = vmx_of(c);
+
+	copy_moving(v);
+	if (v->f[VF_GUEST_RFLAGS] & FLAG_VM)
+		return check_all(c, k, fail, true);
+	vmx_check_init(k, c);
+	if (!vmx_checks_again(k, fail))
+		return HAS_BAD_STATE;
+	v->short_entries++;
+	bind_again(c);
+	return ENTERS;
+}
+
 static enum step enter_checked(struct cpu *c, bool launch)
 {
 	struct vmx *v = vmx_of(c);
 	struct vmx_failure fail = { 0 };
 	struct check_ctx k;
-
 	bool same = same_as_passed(c, v);
-	if (!same)
-		copy_again(v);
-	copy_fields(v, VMCS_FIRST_GUEST, VF_COUNT);
-	vmx_check_init(&k, c);
-	for (enum vmx_check_group g = VMX_CHECK_CONTROLS; !same && g <= VMX_CHECK_HOST; g++) {
-		if (vmx_checks(&k, g, &fail))
-			continue;
-		fail.reason = g == VMX_CHECK_CONTROLS ? VMERR_ENTRY_CONTROLS : VMERR_ENTRY_HOST_STATE;
-		vmx_report_failure(c, &fail, v->s.vmcs_ptr);
-		return vmx_fail(c, fail.reason);
-	}
-	if (!same) {
-		v->passed = may_pass_again(v);
-		v->passed_long = k.long_mode;
-	}
-	if (!vmx_checks(&k, VMX_CHECK_GUEST, &fail)) {
+
+	switch (same && guest_as_passed(v) ? check_again(c, &k, &fail) : check_all(c, &k, &fail, same)) {
+	case FAILS: return STEP_END;
+	case HAS_BAD_STATE:
 		fail.qualification = vmx_check_qualification(fail.check);
 		entry_failed(c, &fail, EXIT_INVALID_GUEST_STATE);
 		return STEP_STOP;
+	case ENTERS: break;
 	}
-	vmx_bind_guest(c);
 	load_guest(c, &k);
 	if (v->f[VF_ENTRY_MSR_LOAD_COUNT] && vmx_entry_msrs(c, &fail)) {
 		entry_failed(c, &fail, EXIT_MSR_LOADING);

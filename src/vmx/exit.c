@@ -7,7 +7,12 @@
 
 u64 vmx_cr0_merge(u64 now, u64 wanted) { return (now & CR0_KEPT) | (wanted & ~CR0_KEPT); }
 
-u64 vmx_timer_now(const struct cpu *c) { return clock_mul_div(cpu_now(c), c->tsc_khz, 1000000) >> VMX_TIMER_SHIFT; }
+/* Whole GHz need no division. */
+u64 vmx_timer_now(const struct cpu *c)
+{
+	u64 v = cpu_now(c), ghz = c->tsc_khz / 1000000;
+	return (ghz * 1000000 == c->tsc_khz ? v * ghz : clock_mul_div(v, c->tsc_khz, 1000000)) >> VMX_TIMER_SHIFT;
+}
 
 /* SDM "Interruption-information": external interrupt 0, NMI 2, hardware exception 3, software interrupt 4, INT1 5, INT3
  * and INTO 6. */

@@ -25,6 +25,7 @@ enum vmcs_slot {
 };
 
 #define VMCS_FIRST_GUEST VF_GUEST_ES_SELECTOR /* controls and the host's state come before it */
+#define VMCS_END_GUEST VF_INSN_ERROR
 
 enum field_kind { FIELD_CTL, FIELD_GUEST, FIELD_HOST, FIELD_RO };
 
@@ -158,6 +159,9 @@ struct vmx {
 	u64 npt_tag;               /* TLB tag of the guest's EPT, 0 without */
 	bool fresh;                /* caches match s and RAM */
 	bool passed, passed_long;  /* passed_f has passed all checks but those of the guest's state; with the host in IA-32e mode */
+	bool passed_guest;         /* and with it the guest's state in f, in a way that vmx_checks_again() may build on; see entry.c */
+	u32 bound_remaps;          /* mem->remaps when the pointers above were made */
+	u64 short_entries;         /* VM entries that built on it */
 	u64 passed_f[VMCS_FIRST_GUEST]; /* as the page had them, see entry.c */
 
 	struct pending_exit pend;
@@ -232,7 +236,6 @@ struct check_ctx {
 	struct cpu *c;
 	struct vmx *v;
 	const u64 *f;
-	u32 pin, proc, proc2, exit, entry;
 	bool long_mode;   /* the host is in IA-32e mode at VM entry */
 	bool unrestricted;
 	u64 phys;         /* bits that must be 0 in a physical address */
@@ -243,6 +246,16 @@ struct check_ctx {
 /* True when all checks of the group hold. False: *fail is filled (check, field, value, bad). */
 bool vmx_checks(struct check_ctx *k, enum vmx_check_group group, struct vmx_failure *fail);
 void vmx_check_init(struct check_ctx *k, struct cpu *c);
+/* The guest's checks, when all have passed with other values of VMX_MOVING fields and the same of everything else: those that are not the same again. For
+ * guests without virtual-8086 mode, PAE paging, VMCS link pointer and injected event. */
+bool vmx_checks_again(struct check_ctx *k, struct vmx_failure *fail);
+/* Fields of the guest's state that differ at nearly every VM entry, or whose checks depend on little. A row of checks.def that reads one of them must blame one
+ * of them, or apply only in a case that vmx_checks_again() excludes. */
+#define MOVING(field) (1ull << (VF_##field - VMCS_FIRST_GUEST))
+#define VMX_MOVING \
+	(MOVING(GUEST_RIP) | MOVING(GUEST_RSP) | MOVING(GUEST_RFLAGS) | MOVING(GUEST_CR3) | MOVING(GUEST_FS_BASE) | MOVING(GUEST_GS_BASE) | \
+	 MOVING(GUEST_PENDING_DBG) | MOVING(GUEST_INTERRUPTIBILITY) | MOVING(GUEST_ACTIVITY) | MOVING(PREEMPTION_TIMER) | MOVING(GUEST_INTR_STATUS) | MOVING(PML_INDEX))
+_Static_assert(VMCS_END_GUEST - VMCS_FIRST_GUEST <= 64, "a bit for each field");
 u64 vmx_check_qualification(enum vmx_check row);
 void vmx_report_failure(struct cpu *c, struct vmx_failure *fail, u64 vmcs);
 

@@ -98,7 +98,9 @@ void vmcs_put(struct cpu *c, enum vmcs_slot s, u64 value)
 	struct vmx *v = vmx_of(c);
 
 	v->f[s] = value;
-	v->passed = false; /* v->f is not what was compared */
+	v->passed_guest = false; /* v->f is not what was compared */
+	if (s < VMCS_FIRST_GUEST)
+		v->passed = false;
 	vmcs_set(v->vmcs, s, value);
 }
 
@@ -108,7 +110,7 @@ void vmx_refresh(struct cpu *c)
 	struct vmx *v = vmx_of(c);
 
 	v->fresh = true;
-	v->passed = false;
+	v->passed = v->passed_guest = false;
 	vmx_set_vmcs(c, v->s.on ? v->s.vmcs_ptr : VMCS_NONE);
 	if (!c->arch.guest_mode)
 		return;

@@ -117,6 +117,42 @@ static void the_guest_outside_fails_by_that_row(void **state)
 	}
 }
 
+/* Of a VMCS that is launched. */
+static void set_up(struct vmx_rig *r, void (*setup)(struct vmx_rig *))
+{
+	vmx_baseline(r);
+	setup(r);
+	r->vmcs->launched = 1;
+}
+
+/* The guest inside has run and exited; then its hypervisor makes it the one outside. VM entry looks only at what may have changed since it last looked: what is
+ * outside must be among that, however it got there. */
+static void the_guest_outside_fails_after_the_one_inside_has_run(void **state)
+{
+	for (unsigned n = 0; n < array_len(vectors); n++) {
+		struct vmx_rig r;
+		launch(&r, vectors[n].inside);
+		assert_true(r.cpu->arch.guest_mode);
+		for (unsigned again = 0; again < 2; again++) {
+			vmx_exit(r.cpu, EXIT_CPUID, 0);
+			set_up(&r, vectors[n].inside);
+			vmx_run(&r, ZYDIS_MNEMONIC_VMRESUME);
+			assert_true(r.cpu->arch.guest_mode);
+		}
+		vmx_exit(r.cpu, EXIT_CPUID, 0);
+		set_up(&r, vectors[n].outside);
+		vmx_run(&r, ZYDIS_MNEMONIC_VMRESUME);
+		const struct vmx_failure *f = vmx_last_failure(r.cpu, 0);
+		if (!f || f->check != vectors[n].row)
+			say(&vectors[n], "outside after inside", f);
+		assert_non_null(f);
+		assert_string_equal(names[f->check], names[vectors[n].row]);
+		r.vmcs->launched = 0;
+		expect_failure(&r, groups[f->check], f);
+		vmx_close(&r);
+	}
+}
+
 static void no_row_is_without_a_vector(void **state)
 {
 	for (unsigned row = 0; row < CHECK_COUNT; row++) {
@@ -167,6 +203,7 @@ int main(void)
 		cmocka_unit_test(no_row_is_without_a_vector),
 		cmocka_unit_test(the_guest_inside_enters),
 		cmocka_unit_test(the_guest_outside_fails_by_that_row),
+		cmocka_unit_test(the_guest_outside_fails_after_the_one_inside_has_run),
 		cmocka_unit_test(a_failure_is_one_sentence_with_field_value_bit_reason_and_title),
 		cmocka_unit_test(every_sentence_fits_and_names_its_field),
 	};
