@@ -43,6 +43,13 @@ class Consoles(unittest.TestCase):
         lines = marks(1, "sort", 10, 2, 0.1) + marks(1, "sort", 10, 3, 0.3) + marks(1, "sort", 10, 4, 0.2)
         self.assertAlmostEqual(results.take_workloads(lines)[0][1, "sort"][0], 20000)
 
+    def test_two_against_one_are_compared_with_their_neighbours_in_time(self):
+        lines = marks(1, "nothing", 1, 0, 0.01) + marks(1, "sort", 5, 1, 0.06) + marks(1, "sort", 10, 2, 0.11) + marks(2, "sort", 10, 3, 0.11)
+        lines += marks(1, "sort", 10, 4, 0.21) + marks(2, "sort", 10, 5, 0.41) + marks(2, "hash", 10, 6, 0.11)
+        ratios = results.take_pairs(lines)
+        self.assertEqual(list(ratios), ["sort"])
+        self.assertEqual([round(r, 6) for r in ratios["sort"]], [2.0, 1.0])
+
     def test_a_mark_is_found_behind_other_text(self):
         lines = [(1, 1, "[    1.0] kernel talks @S 2 sort 10"), (2, 2, "[    1.1] more ?"), (4, 4, "!"), (5, 5, "@E 2 sort 10 00ff")]
         self.assertAlmostEqual(results.take_workloads(lines)[0][2, "sort"][0], 200000)

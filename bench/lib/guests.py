@@ -79,12 +79,9 @@ if [ $level -lt $depth ]; then
 fi
 """
 SMP_SCRIPT = """\
-# Sourced by /init of a machine with two CPUs: each workload alone (tag 1), then beside another of its kind (tag 2).
+# Sourced by /init of a machine with two CPUs: each workload alone (tag 1) and beside another of its kind (tag 2), in turn.
 for name in {names}; do
 	/bin/work --port 3f8 --tag 1 {arguments} --only $name
-	/bin/work --only $name --count 1000000000 >/dev/null &
-	/bin/work --port 3f8 --tag 2 {arguments} --only $name
-	kill $!
 done
 """
 RUN_LINE = "/bin/work --port 3f8 --tag $level {arguments}\n"

@@ -7,6 +7,7 @@ from . import console, guests, results, sides
 
 OUT = guests.ROOT / "bench" / "out"
 SMP_WORKLOADS = ("hash", "syscall", "fault") # arithmetic, the kernel, the MMU
+SMP_ARGUMENTS = "--target 40 --beside 20"           # what other programs and machines do changes within seconds: so short ones, in turn
 EXITS_FEW, EXITS_MANY = 200, 5200            # units of 20 CPUIDs
 
 
@@ -158,17 +159,24 @@ def booting(o, chosen, program, table):
             table.add(side.name, 1, "translating, booting L1", "speed", "%", [translating / r.cpu_s / 10])
 
 
-def two_cpus(o, chosen, program, arguments, table):
-    """Throughput of two busy vCPUs against one: the time of a workload alone and beside its like."""
-    initrd = guests.make_initrd(program, guests.smp_scripts(SMP_WORKLOADS, arguments), "smp")
+def two_cpus(o, chosen, program, table):
+    """Throughput of two busy vCPUs against one: the time of a workload alone and beside its like. Also of two native processes, which tells what there is to get."""
+    names = ",".join(SMP_WORKLOADS)
+    command = [program, "--tag", "1", *SMP_ARGUMENTS.split(), "--only", names]
+    native = console.Machine(command, 300, OUT / "native.log", say).run()
+    initrd = guests.make_initrd(program, guests.smp_scripts(SMP_WORKLOADS, SMP_ARGUMENTS), "smp")
+    done = [("native", native)]
     for side in (s for s in chosen if s.name != "native"):
-        r = boot(side, f"[2 CPUs] {side.name}", initrd, guests.command_line(1, o.timeout), 1, o.timeout, (1, 2), cpus=2)
-        figures, _ = results.take_workloads(r.lines)
-        for name in SMP_WORKLOADS:
-            if (1, name) in figures and (2, name) in figures:
-                table.add(side.name, 1, f"two vCPUs: {name}", "smp", "times", [2 * figures[1, name][0] / figures[2, name][0]])
+        r = boot(side, f"[2 CPUs] {side.name}", initrd, guests.command_line(1, o.timeout), 1, o.timeout, (1,), cpus=2)
+        done.append((side.name, r))
         if r.failure:
             table.add(side.name, 1, "two vCPUs", "about", "", (), note=r.failure)
+    for side, r in done:
+        for name, ratios in results.take_pairs(r.lines).items():
+            if side == "native":
+                table.add("host", 0, f"two processes: {name}", "noise", "times", ratios)
+            elif name in SMP_WORKLOADS:
+                table.add(side, 1, f"two vCPUs: {name}", "smp", "times", ratios)
 
 
 def add_notes(table, chosen, absent, gauge, done):

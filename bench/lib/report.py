@@ -182,6 +182,10 @@ def noise(table):
         row = table.row("host", 0, name)
         if row and row.runs:
             lines.append(f"CPU time {text}: median {row.median:.0f} %, at most {row.high:.0f} %.")
+    pairs = [r for r in table.rows if r.side == "host" and r.name.startswith("two processes: ")]
+    if pairs:
+        figures = ", ".join(f"{r.name.split(': ')[1]} {r.median:.2f} ({r.low:.2f} to {r.high:.2f})" for r in pairs)
+        lines.append(f"Two native processes beside each other do so many times the work of one: {figures}.")
     others = table.row("host", 0, "others")
     if gauge and gauge.runs and (gauge.high - gauge.low) / gauge.median > 0.10 or others and others.runs and others.high > 10:
         lines.append("This machine was not quiet: these ratios are no more than an indication.")

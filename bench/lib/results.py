@@ -32,12 +32,8 @@ class Row:
     note: str = ""      # why there is no figure, or what it says
 
 
-def take_workloads(lines):
-    """{(level, name): (us_per_unit, cpu_us_per_unit, checksum)} and {(level, name): reason} for those that cannot run.
-
-    Of each workload the measurements with the most units count, of those the median, less the time of a mark (the workload "nothing").
-    """
-    taken, refused = {}, {}
+def measurements(lines, refused):
+    """((level, name), (units, seconds, cpu_seconds, checksum)) of each, in order; why others are not possible goes to refused."""
     key = start = stop = None
     for at, cpu, text in lines:
         if text.endswith("?"):
@@ -49,10 +45,20 @@ def take_workloads(lines):
             if what == "S":
                 key, start, stop = (int(mark[2]), mark[3]), None, None
             elif what == "E" and key == (int(mark[2]), mark[3]) and start and stop and len(rest) == 2 and rest[0].isdigit():
-                taken.setdefault(key, []).append((int(rest[0]), stop[0] - start[0], (stop[1] or 0) - (start[1] or 0), rest[1]))
+                yield key, (int(rest[0]), stop[0] - start[0], (stop[1] or 0) - (start[1] or 0), rest[1])
                 key = None
             elif what == "X":
                 refused[int(mark[2]), mark[3]] = mark[4].strip()
+
+
+def take_workloads(lines):
+    """{(level, name): (us_per_unit, cpu_us_per_unit, checksum)} and {(level, name): reason} for those that cannot run.
+
+    Of each workload the measurements with the most units count, of those the median, less the time of a mark (the workload "nothing").
+    """
+    taken, refused = {}, {}
+    for key, sample in measurements(lines, refused):
+        taken.setdefault(key, []).append(sample)
     overhead = {level: [statistics.median(sample[column] for sample in samples) for column in (1, 2)]
                 for (level, name), samples in taken.items() if name == "nothing"}
     figures = {}
@@ -69,6 +75,18 @@ def take_workloads(lines):
         sums = {s[3] for s in samples}
         figures[level, name] = (wall / most * 1e6, cpu / most * 1e6, sums.pop() if len(sums) == 1 else "differing")
     return figures, refused
+
+
+def take_pairs(lines):
+    """{name: [throughput of two against one]}: of each measurement alone (level 1) and the one beside another (level 2) that follows it at once."""
+    samples = list(measurements(lines, {}))
+    nothing = [sample[1] for (_, name), sample in samples if name == "nothing"]
+    own = statistics.median(nothing) if nothing else 0
+    ratios = {}
+    for (key, one), (next_key, two) in zip(samples, samples[1:]):
+        if key[0] == 1 and next_key == (2, key[1]) and one[0] == two[0] and min(one[1], two[1]) - own >= SHORTEST_S:
+            ratios.setdefault(key[1], []).append(2 * (one[1] - own) / (two[1] - own))
+    return ratios
 
 
 def most_units(lines):
