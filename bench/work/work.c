@@ -194,7 +194,7 @@ static void run(const struct workload *w)
 	}
 	if (w->setup)
 		w->setup();
-	if (fixed_count)
+	if (fixed_count && w->unit != nothing_unit)
 		units = fixed_count;
 	else if (w->unit != nothing_unit)
 		units = find_units(w);

@@ -19,7 +19,9 @@ unsigned jit_wary = 8;
 unsigned jit_slice = 65536, jit_samples = 3;
 #define NEVER 255
 
-/* So many splits within 2048 instructions each: the block gets a twin without groups (twin.c). 0: all blocks have one, for tests. */
+/* So many splits within SPLIT_INSNS instructions each: the block gets a twin without groups (twin.c), as a split costs some hundred. 0: all blocks have one,
+ * for tests. */
+#define SPLIT_INSNS 16384u
 unsigned jit_splits = 32;
 
 /* ---- getting in ---- */
@@ -412,7 +414,7 @@ static u8 *on_split(struct cpu *c, struct site *s)
 	u64 now = j->base - j->hot->left;
 	j->stats.splits++;
 	jit_often(&j->split_at, j->hot->page + b->off + b->insn[s->slot].off, s->split != 0);
-	if (now - b->misses_since > (u64)jit_splits * 2048) {
+	if (now - b->misses_since > (u64)jit_splits * SPLIT_INSNS) {
 		b->misses = 0;
 		b->misses_since = now;
 	}
