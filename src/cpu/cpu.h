@@ -208,7 +208,7 @@ struct cpu_io {
 };
 
 struct cpu_stats {
-	u64 insns, blocks, block_lookups, decodes, code_invalidations, tlb_misses, walks, exceptions[32], interrupts, halts, ports, mmios, spins;
+	u64 insns, blocks, block_lookups, decodes, code_invalidations, tlb_misses, walks, exceptions[32], interrupts, halts, ports, mmios, spins, ipis;
 	u64 vmexits[128];        /* by basic exit reason */
 	u64 vmentries, vmentry_failures;
 	u64 depth_exits[8];      /* not known to the CPU; reserved for estimates */

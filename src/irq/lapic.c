@@ -202,6 +202,7 @@ void lapic_send(struct lapic *l, u32 low, u32 dest, bool wide)
 		lapic_accept(l, mode, vector, false);
 		return;
 	}
+	l->cpu->stats.ipis++;
 	struct irq_msg m = { .dest = dest, .vector = vector, .mode = (u8)mode, .logical = low & 0x800, .wide = wide };
 	if (shorthand)
 		m.dest = ~0u, m.wide = true, m.logical = false;

@@ -42,6 +42,17 @@ static u64 own_bytes(const struct vm *vm)
 	return (resident - shared) * PAGE_SIZE;
 }
 
+/* waited: for a CPU of the host. */
+static void print_thread(const struct vcpu *v, unsigned i, FILE *out)
+{
+	const struct cpu_stats *s = &v->cpu->stats;
+	u64 busy = v->times.ran + v->times.slept;
+	if (v->times.lived)
+		fprintf(out, "stats: vcpu=%u ran_s=%.3f slept_s=%.3f waited_s=%.3f preempted=%llu ipis_sent=%llu spins_yielded=%llu\n", i, seconds(v->times.ran),
+			seconds(v->times.slept), seconds(v->times.lived > busy ? v->times.lived - busy : 0), (unsigned long long)v->times.preempted,
+			(unsigned long long)s->ipis, (unsigned long long)s->spins);
+}
+
 void vm_print_stats(struct vm *vm, FILE *out)
 {
 	u64 wall = host_now_ns() - vm->start_host_ns;
@@ -54,6 +65,7 @@ void vm_print_stats(struct vm *vm, FILE *out)
 			i, (unsigned long long)c->icount, (unsigned long long)s->decodes, (unsigned long long)s->block_lookups,
 			(unsigned long long)s->code_invalidations, (unsigned long long)s->tlb_misses, (unsigned long long)s->walks,
 			(unsigned long long)s->interrupts, (unsigned long long)s->halts, (unsigned long long)s->ports, (unsigned long long)s->mmios);
+		print_thread(&vm->vcpus[i], i, out);
 		if (vm->engine->print_stats)
 			vm->engine->print_stats(c, out);
 	}

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <time.h>
 
 static void fire_wake(void *opaque)
@@ -104,6 +105,7 @@ static bool awake(const struct vcpu *v)
 static void vcpu_sleep(struct vcpu *v, u64 wake_v)
 {
 	struct clock *clock = &v->vm->clock;
+	u64 since = host_now_ns();
 	__atomic_store_n(&v->in_guest, false, __ATOMIC_SEQ_CST);
 	if (wake_v != CLOCK_NEVER)
 		clock_arm(clock, &v->wake_timer, wake_v);
@@ -126,12 +128,14 @@ static void vcpu_sleep(struct vcpu *v, u64 wake_v)
 	clock_vcpu_run(clock);
 	if (wake_v != CLOCK_NEVER)
 		clock_arm(clock, &v->wake_timer, CLOCK_NEVER);
+	v->times.slept += host_now_ns() - since;
 }
 
 static void park_while_paused(struct vcpu *v)
 {
 	struct vm *vm = v->vm;
 	__atomic_store_n(&v->in_guest, false, __ATOMIC_SEQ_CST);
+	u64 since = host_now_ns();
 	vm->engine->sync(v->cpu);
 	clock_vcpu_idle(&vm->clock);
 	pthread_mutex_lock(&vm->lock);
@@ -143,6 +147,7 @@ static void park_while_paused(struct vcpu *v)
 	}
 	pthread_mutex_unlock(&vm->lock);
 	clock_vcpu_run(&vm->clock);
+	v->times.slept += host_now_ns() - since;
 }
 
 /* Entering the guest: announce it first, then answer what was asked while we were out (see code.c). */
@@ -159,12 +164,26 @@ static void die(struct vcpu *v)
 	vm_end(v->vm, VM_DIED);
 }
 
+static u64 timeval_ns(struct timeval t) { return (u64)t.tv_sec * NSEC_PER_SEC + (u64)t.tv_usec * 1000; }
+
+/* What the host gave this thread, for --stats. */
+static void note_times(struct vcpu *v)
+{
+	struct rusage u;
+	if (getrusage(RUSAGE_THREAD, &u))
+		return;
+	v->times.lived += host_now_ns() - v->times.began;
+	v->times.ran += timeval_ns(u.ru_utime) + timeval_ns(u.ru_stime);
+	v->times.preempted += (u64)u.ru_nivcsw;
+}
+
 static void *vcpu_main(void *opaque)
 {
 	struct vcpu *v = opaque;
 	struct vm *vm = v->vm;
 	struct cpu *c = v->cpu;
 	vcpu_current = v;
+	v->times.began = host_now_ns();
 	clock_vcpu_run(&vm->clock);
 	while (!__atomic_load_n(&vm->stop, __ATOMIC_SEQ_CST)) {
 		struct exit_record ex = { .kind = EXIT_KICK, .wake_v = CLOCK_NEVER };
@@ -188,6 +207,7 @@ static void *vcpu_main(void *opaque)
 	__atomic_store_n(&v->in_guest, false, __ATOMIC_SEQ_CST);
 	vm->engine->sync(c);
 	clock_vcpu_idle(&vm->clock);
+	note_times(v);
 	return NULL;
 }
 

@@ -73,6 +73,7 @@ struct vcpu {
 	pthread_cond_t wake;
 	bool sleeping;              /* lock */
 	bool in_guest;              /* atomic: may touch guest memory through its TLB */
+	struct { u64 began, lived, ran, slept, preempted; } times; /* the own thread's, in ns of the host; lived, ran and preempted (how often) when it has ended */
 	struct clock_timer wake_timer; /* a halted guest-mode vCPU's own deadline */
 	pthread_mutex_t code_lock;
 	struct vm_code_request queue[VM_CODE_QUEUE + VM_MAX_CPUS]; /* code_lock */
