@@ -51,20 +51,13 @@ static bool move_point(struct clock *c, struct point from, struct point to)
 	return ok;
 }
 
-/* What readers may have been told by now: a line from the point, that ends before CLOCK_READ_NS. A quarter of a nanosecond per tick: hosts have slower TSCs, but
- * all that matters is that it is one line. It goes on from a later point no lower, because that lies above it. */
+/* What readers may have been told by now: a line from the point, that ends before CLOCK_READ_NS. It goes on from a later point no lower, because that lies above
+ * it. Host code computes the same: jit/sys.c. */
 static u64 line_at(const struct clock *c, struct point p, u64 ticks)
 {
 	i64 since = (i64)(ticks - p.ticks);
-	return p.v + (since <= 0 ? 0 : min_u64((u64)since >> c->ticks_shift, CLOCK_READ_NS - 1));
-}
-
-void clock_share(struct clock *c)
-{
-	u32 a, b, d = 0, x;
-	c->shared = true;
-	__get_cpuid(0x80000007, &a, &b, &x, &d);
-	c->ticks_shift = d & BIT32(8) ? 2 : 63; /* no invariant TSC: no line, time stands still for CLOCK_READ_NS */
+	u64 ns = since <= 0 ? 0 : min_u64((u64)since, CLOCK_READ_TICKS) * c->per_tick >> 32;
+	return p.v + min_u64(ns, CLOCK_READ_NS - 1);
 }
 
 /* Not before what was read earlier. */
@@ -72,6 +65,21 @@ static u64 host_ticks(void)
 {
 	_mm_lfence();
 	return __builtin_ia32_rdtsc();
+}
+
+#define MEASURE_NS 200000
+#define OF_HOST 230 /* of 256: as fast as cpu/pace.c lets V be */
+
+void clock_share(struct clock *c)
+{
+	u32 a, b, x, d = 0;
+	c->shared = true;
+	if (!__get_cpuid(0x80000007, &a, &b, &x, &d) || !(d & BIT32(8))) /* no invariant TSC: time stands still for CLOCK_READ_NS */
+		return;
+	u64 ns = host_monotonic_ns(), ticks = host_ticks(), took;
+	while ((took = host_monotonic_ns() - ns) < MEASURE_NS)
+		;
+	c->per_tick = (u32)min_u64((took << 32) / (host_ticks() - ticks) / 256 * OF_HOST, ~(u32)0);
 }
 
 static u64 publish_shared(struct clock *c, u64 v)

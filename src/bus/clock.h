@@ -14,7 +14,8 @@
 #define CLOCK_NS_PER_INSN 2            /* a 4 ms tick then holds 2 M instructions, whatever the host's load */
 #define CLOCK_MAX_SLACK_NS 1000000ull
 #define CLOCK_NEVER (~(u64)0)
-#define CLOCK_READ_NS 1024ull          /* a vCPU may be so far ahead before it says so to readers */
+#define CLOCK_READ_NS 4096ull          /* a vCPU may be so far ahead before it says so to readers */
+#define CLOCK_READ_TICKS (1u << 16)    /* enough for that */
 #define CLOCK_MIN_PERIOD_NS 20000ull   /* a periodic timer fires at most this often; missed ticks are dropped, so that a guest cannot drown itself */
 
 struct clock_timer {
@@ -31,7 +32,7 @@ struct clock {
 	u64 now __attribute__((aligned(16))); /* V; atomic, only grows */
 	u64 now_ticks;             /* host's TSC when now was published; atomic together with now */
 	bool shared;               /* several vCPUs read it: clock_share */
-	u8 ticks_shift;            /* clock_read: ns per tick, as a power of two */
+	u32 per_tick;              /* ns of V, in 1/2^32, per tick of the host's TSC between two publications */
 	u8 apart_[64];             /* readers of what is above do not wait for writers of what is below */
 	u64 next;                  /* earliest deadline of all timers; atomic */
 	pthread_mutex_t lock;

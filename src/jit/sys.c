@@ -6,6 +6,7 @@
  * what already waits takes the handler's way. */
 #include "jit/tr.h"
 #include "jit/sys.h"
+#include "bus/clock.h"
 #include "interp/sys.h"
 #include "mem/mem.h"
 
@@ -230,16 +231,11 @@ bool e_mfence(struct tr *t, const struct insn *i)
 }
 
 /* ---- time ---- */
-/* RDTSC, RDTSCP: cpu_tsc() of a machine with one vCPU. Others may be ahead of this one, and it must tell them what it has read: that is the handler's. */
-bool e_rdtsc(struct tr *t, const struct insn *i)
+/* S0 = V in ns as this vCPU knows it. */
+static void emit_v(struct tr *t)
 {
 	struct as *a = &t->a;
 	struct cpu *c = t->c;
-	u64 ghz = c->tsc_khz / 1000000;
-	if (c->ncpus > 1 || ghz * 1000000 != c->tsc_khz)
-		return false;
-	need_clear(t, &c->arch.guest_mode, 0xff);
-	need_clear(t, &c->arch.cr4, CR4_TSD);
 	as_load(a, 8, S0, rm_abs(&t->hot->base));
 	as_alu_load(a, OP_SUB, 8, S0, rm_reg(LEFT));
 	as_alu_load(a, OP_SUB, 8, S0, rm_abs(&c->v_icount));
@@ -248,15 +244,89 @@ bool e_rdtsc(struct tr *t, const struct insn *i)
 	as_ins(a, 0, 8, 0x0faf, S0, rm_reg(S1), 0); /* imul */
 	shift(a, SAR, 8, S0, 8);
 	as_alu_load(a, OP_ADD, 8, S0, rm_abs(&c->v_base));
-	as_ins(a, 0, 8, 0x69, S0, rm_reg(S0), 4); /* imul */
-	as32(a, (u32)ghz);
-	as_alu_load(a, OP_ADD, 8, S0, rm_abs(&c->arch.tsc_offset));
-	as_mov(a, 4, RAX, S0);
-	as_mov(a, 8, RDX, S0);
+}
+
+/* EDX:EAX, and ECX of RDTSCP, of V in `reg`. */
+static void emit_tsc(struct tr *t, const struct insn *i, unsigned reg)
+{
+	struct as *a = &t->a;
+	struct cpu *c = t->c;
+	as_ins(a, 0, 8, 0x69, reg, rm_reg(reg), 4); /* imul */
+	as32(a, (u32)(c->tsc_khz / 1000000));
+	as_alu_load(a, OP_ADD, 8, reg, rm_abs(&c->arch.tsc_offset));
+	as_mov(a, 8, RDX, reg);
+	as_mov(a, 4, RAX, reg);
 	shift(a, SHR, 8, RDX, 32);
 	if (jit_rows[i->op].arg)
 		as_load(a, 4, RCX, rm_abs(&c->arch.tsc_aux));
+}
+
+static bool whole_ghz(const struct cpu *c) { return c->tsc_khz / 1000000 * 1000000 == c->tsc_khz; }
+
+/* RDTSC, RDTSCP: cpu_tsc() of a machine with one vCPU. */
+bool e_rdtsc(struct tr *t, const struct insn *i)
+{
+	struct cpu *c = t->c;
+	if (c->ncpus > 1 || !whole_ghz(c))
+		return false;
+	need_clear(t, &c->arch.guest_mode, 0xff);
+	need_clear(t, &c->arch.cr4, CR4_TSD);
+	emit_v(t);
+	emit_tsc(t, i, S0);
 	return true;
+}
+
+static void least(struct as *a, unsigned reg, u32 most)
+{
+	as_mov_imm(a, RDX, most);
+	as_alu_load(a, OP_CMP, 8, reg, rm_reg(RDX));
+	as_ins(a, 0, 8, 0x0f47, reg, rm_reg(RDX), 0); /* cmova */
+}
+
+/* The same with several, as clock_read() does it for a vCPU that is not behind the clock and hardly ahead. */
+u8 *tr_rdtsc_shared(struct tr *t, const struct insn *i)
+{
+	struct as *a = &t->a;
+	struct cpu *c = t->c;
+	u8 *no[4], *over;
+	if ((i->op != ZYDIS_MNEMONIC_RDTSC && i->op != ZYDIS_MNEMONIC_RDTSCP) || c->ncpus == 1 || !whole_ghz(c) || !c->clock || !c->clock->per_tick)
+		return NULL;
+	if (!t->mem)
+		tr_flags_save(t);
+	as_alu_imm(a, 0, OP_TEST, 1, rm_abs(&c->arch.guest_mode), 0xff);
+	no[0] = as_jcc(a, CC_NE, a->p);
+	as_alu_imm(a, 0, OP_TEST, 4, rm_abs(&c->arch.cr4), CR4_TSD);
+	no[1] = as_jcc(a, CC_NE, a->p);
+	emit_v(t);
+	as_mov_imm(a, RDX, (u64)(uintptr_t)&c->clock->now); /* whatever happens, RDX and RAX are written */
+	as_load(a, 8, S1, rm_mem(RDX, 0));
+	as_alu_load(a, OP_SUB, 8, S0, rm_reg(S1));
+	as_alu_imm(a, 0, OP_CMP, 8, rm_reg(S0), CLOCK_READ_NS);
+	no[2] = as_jcc(a, CC_AE, a->p);
+	as_load(a, 8, S0, rm_mem(RDX, 8));
+	as_alu_load(a, OP_CMP, 8, S1, rm_mem(RDX, 0));
+	no[3] = as_jcc(a, CC_NE, a->p);
+	as8(a, 0x0f); /* lfence: the guest's are not in host code */
+	as8(a, 0xae);
+	as8(a, 0xe8);
+	as8(a, 0x0f); /* rdtsc */
+	as8(a, 0x31);
+	shift(a, SHL, 8, RDX, 32);
+	as_alu_load(a, OP_OR, 8, RAX, rm_reg(RDX));
+	as_mov_imm(a, RDX, 0);
+	as_alu_load(a, OP_SUB, 8, RAX, rm_reg(S0));
+	as_ins(a, 0, 8, 0x0f4c, RAX, rm_reg(RDX), 0); /* cmovl */
+	least(a, RAX, CLOCK_READ_TICKS);
+	as_mov_imm(a, RDX, c->clock->per_tick);
+	as_ins(a, 0, 8, 0x0faf, RAX, rm_reg(RDX), 0); /* imul */
+	shift(a, SHR, 8, RAX, 32);
+	least(a, RAX, CLOCK_READ_NS - 1);
+	as_alu_load(a, OP_ADD, 8, RAX, rm_reg(S1));
+	emit_tsc(t, i, RAX);
+	over = as_jmp(a, a->p);
+	for (unsigned n = 0; n < 4; n++)
+		as_aim(no[n], a->p);
+	return over;
 }
 
 /* ---- control registers, MSRs ---- */

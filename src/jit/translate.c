@@ -6,6 +6,7 @@
  *   ...instructions..., each a stretch that can be tried again from its start until it has changed something
  */
 #include "jit/tr.h"
+#include "jit/sys.h"
 #include "jit/vec.h"
 #include "interp/select.h"
 #include <stdlib.h>
@@ -121,6 +122,7 @@ static u32 recipe_regs(const struct recipe *r)
 /* The handler runs a copy of the instruction, with something behind it that comes back. */
 static void call_handler(struct tr *t, const struct insn *i)
 {
+	u8 *over = tr_rdtsc_shared(t, i);
 	struct site *s = tr_site(t, SITE_HELPER);
 	t->cold = (u8 *)align_down((uintptr_t)t->cold - 2 * sizeof *i, 8);
 	struct insn *copy = (struct insn *)t->cold;
@@ -132,6 +134,8 @@ static void call_handler(struct tr *t, const struct insn *i)
 	as_call(&t->a, t->j->out);
 	as32(&t->a, (u32)((u8 *)s - t->a.p));
 	s->retry = jit_off(t->j, t->a.p);
+	if (over)
+		as_aim(over, t->a.p);
 	t->mem = true;
 	t->host = 0;
 	t->rc = rc_none();
