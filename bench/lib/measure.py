@@ -7,7 +7,7 @@ from . import console, guests, results, sides
 
 OUT = guests.ROOT / "bench" / "out"
 SMP_WORKLOADS = ("hash", "syscall", "fault") # arithmetic, the kernel, the MMU
-SMP_ARGUMENTS = "--target 40 --beside 20"           # what other programs and machines do changes within seconds: so short ones, in turn
+SMP_ARGUMENTS = "--target 20 --beside 40"           # what other programs and machines do changes within seconds: so short ones, in turn
 EXITS_FEW, EXITS_MANY = 200, 5200            # units of 20 CPUIDs
 
 
