@@ -5,7 +5,7 @@
  * It lies within 2 GiB of the vCPU, so that code reaches all state RIP-relative. When it is full everything is thrown away: what is still hot comes
  * back after a few more runs in the interpreter. A block that dies leaves its bytes behind until then; jumps to it are aimed at their stubs again,
  * and its far entry, which jump tables may still hold, at one that leaves. */
-#include "jit/jit.h"
+#include "jit/tr.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -221,7 +221,7 @@ static void killed(struct cpu *c, struct block *b)
 static void built(struct cpu *c, struct block *b)
 {
 	u32 mode = b->key & 0xff;
-	if (!jit_mode(mode) || b->frame[1] != NO_FRAME)
+	if (!jit_mode(mode) || (b->frame[1] != NO_FRAME && !tr_suits_crossing(c, b)))
 		return;
 	b->first = b->insn[0].fn;
 	b->insn[0].fn = jit_h_count;

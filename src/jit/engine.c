@@ -27,7 +27,7 @@ unsigned jit_splits = 32;
 /* ---- getting in ---- */
 static const struct block *running(const struct cpu *c) { return jit_of(c)->in.cur; }
 
-static u32 vec_ok(struct cpu *c)
+u32 jit_vec_ok(struct cpu *c)
 {
 	u64 cr0 = c->arch.cr0, cr4 = c->arch.cr4;
 	u32 ok = !(cr0 & (CR0_EM | CR0_TS)) && (cr4 & CR4_OSFXSR) ? VEC_OK_SSE : 0;
@@ -63,7 +63,7 @@ static void prepare(struct cpu *c)
 {
 	struct jit *j = jit_of(c);
 	struct tlb_bank *bank = bank_of(c);
-	j->hot->vec_ok = vec_ok(c);
+	j->hot->vec_ok = jit_vec_ok(c);
 	j->base = min_u64(c->budget_end, c->icount + jit_slice);
 	j->hot->base = j->base;
 	j->hot->left = j->base - c->icount;
@@ -162,7 +162,7 @@ enum step jit_h_count(struct cpu *c, const struct insn *i)
 }
 
 /* ---- getting out ---- */
-static void settle_flags(struct cpu *c, const struct site *s)
+void jit_settle_flags(struct cpu *c, const struct site *s)
 {
 	struct hot *h = jit_of(c)->hot;
 	const struct recipe *r = &s->recipe;
@@ -186,7 +186,7 @@ static void close_fp(struct cpu *c)
 static void settle(struct cpu *c, struct site *s)
 {
 	struct jit *j = jit_of(c);
-	settle_flags(c, s);
+	jit_settle_flags(c, s);
 	if (s->vec_dirty)
 		jit_vec_write_back(c, s);
 	close_fp(c);
@@ -334,11 +334,21 @@ static bool looped(struct cpu *c, struct block *b, struct site *s)
 static u8 *on_gone(struct cpu *c, struct site *s)
 {
 	struct jit *j = jit_of(c);
-	settle_flags(c, s);
+	jit_settle_flags(c, s);
 	close_fp(c);
 	c->icount = j->base - j->hot->left;
 	c->arch.rip = j->hot->s0;
 	mmu_bank_forget_jump(c, c->arch.rip);
+	return go_on(c);
+}
+
+/* The registers are stored now, so everything may happen. */
+static u8 *on_go_on(struct cpu *c)
+{
+	struct jit *j = jit_of(c);
+	close_fp(c);
+	c->icount = j->base - j->hot->left;
+	c->arch.rip = j->hot->s0;
 	return go_on(c);
 }
 
@@ -539,13 +549,14 @@ u8 *jit_on_site(struct cpu *c, struct site *s)
 	case SITE_RESUME: return leave_to(c, s);
 	case SITE_LINK: return on_link(c, s);
 	case SITE_HELPER: return j->lockstep ? leave_to(c, s) : on_helper(c, s);
-	case SITE_FLAGS: settle_flags(c, s); return jit_host(j, s->retry);
+	case SITE_FLAGS: jit_settle_flags(c, s); return jit_host(j, s->retry);
 	case SITE_LOG: lockstep_log(c, s); return jit_host(j, s->retry);
 	case SITE_RET: return on_ret(c);
 	case SITE_DEEP:
 		j->hot->rsp = j->hot->rsp_base;
 		return jit_host(j, s->retry);
 	case SITE_GONE: return on_gone(c, s);
+	case SITE_GO_ON: return on_go_on(c);
 	}
 	return NULL;
 }

@@ -94,7 +94,8 @@ void tr_goto(struct tr *t, i64 off)
 }
 
 /* The chained handlers of 64-bit mode want offsets from the block's start, the others what the instruction says. */
-i64 tr_target(const struct block *b, const struct insn *i) { return tr_width(b) == 8 ? (i64)b->off + (i64)i->imm : tr_after(b, i) + (i32)i->imm; }
+static bool is_chained(const struct block *b) { return tr_width(b) == 8 && b->frame[1] == NO_FRAME; }
+i64 tr_target(const struct block *b, const struct insn *i) { return is_chained(b) ? (i64)b->off + (i64)i->imm : tr_after(b, i) + (i32)i->imm; }
 i64 tr_after(const struct block *b, const struct insn *i) { return (i64)b->off + i->off + i->len; }
 static bool reaches(i64 off) { return fits32(off); }
 

@@ -50,6 +50,7 @@ enum site_kind {
 	SITE_GONE,             /* entered a block that has died; S0: rip */
 	SITE_RET,              /* a RET whose target the host's stack does not know; S0: rip, hot->ret: its site */
 	SITE_DEEP,             /* the host's stack has many return addresses */
+	SITE_GO_ON,            /* C has brought the guest to S0 by a short way, and host code was not at hand */
 };
 /* Offsets instead of pointers: there are as many sites as instructions. */
 struct site {
@@ -88,7 +89,7 @@ struct code {
 };
 
 /* ---- ways to another privilege level: syscall.c ---- */
-enum way { WAY_SYSCALL, WAY_SYSRET, WAY_IRET, WAYS };
+enum way { WAY_SYSCALL, WAY_SYSRET, WAY_IRET, WAY_VIRT, WAYS };
 
 /* ---- what host code touches, at the start of the arena ---- */
 struct hot {
@@ -144,7 +145,7 @@ struct jit {
 	u8 *arena, *arena_end;
 	u8 *first, *next;       /* code: first byte after the thunks, free space up to */
 	u8 *sites;              /* sites, downwards from the end */
-	u8 *enter, *out, *out_vec, *gone; /* thunks: into host code; from a site to C */
+	u8 *enter, *out, *out_vec, *gone, *go_on; /* thunks: into host code; from a site to C */
 	u8 *way[WAYS];          /* thunks: a call either ends in the other side's host code, or comes back with nothing done; use S0, S1, HOST */
 	u8 *load_flags;         /* a call of it brings the flags from memory into the host's; uses S1 */
 	u8 *ret_miss;           /* a return to another place than the host's stack says; S0: rip, S1: the RET's site */
@@ -227,6 +228,10 @@ insn_fn jit_h_enter, jit_h_count, jit_h_return;
 void jit_run_code(struct cpu *c, struct block *b, u64 rip);
 /* Called by thunks. 0: leave; else the host address to go on at. */
 u8 *jit_on_site(struct cpu *c, struct site *s);
+
+/* C needs guest flags (arch.cc) at a site; hot->vec_ok as it has to be now. */
+void jit_settle_flags(struct cpu *c, const struct site *s);
+u32 jit_vec_ok(struct cpu *c);
 
 /* Bits of hot->vec_ok. */
 #define VEC_OK_SSE 1u

@@ -86,6 +86,10 @@ void jit_record(struct cpu *c, struct block *b, u64 rip)
 {
 	struct jit *j = jit_of(c);
 	struct path *p = &j->path;
+	if (b->frame[1] != NO_FRAME) {
+		p->on = false;
+		return;
+	}
 	if (p->n && (rip & PAGE_MASK) == p->page && b->frame[0] == p->block[0]->frame[0] && follows(p->block[p->n - 1], b)) {
 		if (b == p->block[0]) {
 			p->on = false;

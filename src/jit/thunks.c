@@ -182,6 +182,8 @@ void jit_make_thunks(struct cpu *c)
 	make_out(&a, c, j->hot, true);
 	j->gone = a.p = (u8 *)align_up((uintptr_t)a.p, 64);
 	leave_as(&a, j, SITE_GONE); /* where far entries of dead blocks lead */
+	j->go_on = a.p = (u8 *)align_up((uintptr_t)a.p, 64);
+	leave_as(&a, j, SITE_GO_ON);
 	a.p = (u8 *)align_up((uintptr_t)a.p, 64);
 	flags_make_thunk(&a, j, c);
 	a.p = (u8 *)align_up((uintptr_t)a.p, 64);

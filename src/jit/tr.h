@@ -154,6 +154,10 @@ struct site *tr_site(struct tr *t, enum site_kind kind);
 bool tr_emits(const struct insn *i); /* in host code, by a row or natively */
 bool tr_is_special_mov(const struct insn *i); /* of a control, debug or segment register */
 u32 tr_writes(const struct insn *i);
+bool tr_suits_crossing(const struct cpu *c, const struct block *b); /* host code for a block with an instruction that goes on in the next page? */
+/* A call of the instruction's handler, in two steps. Flags are in memory or a recipe, vector registers flushed. over: of a jump to behind it, or NULL. */
+struct site *tr_handler_site(struct tr *t, const struct insn *i);
+void tr_call_handler(struct tr *t, struct site *s, u8 *over);
 /* live[k] = flags needed after instruction k of b, when `after` are after its last; returns those needed before it. */
 unsigned tr_find_live(const struct block *b, unsigned after, u8 *live);
 /* An empty translation of b, to go where code goes next. */

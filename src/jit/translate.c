@@ -120,9 +120,8 @@ static u32 recipe_regs(const struct recipe *r)
 
 /* ---- instructions ---- */
 /* The handler runs a copy of the instruction, with something behind it that comes back. */
-static void call_handler(struct tr *t, const struct insn *i)
+struct site *tr_handler_site(struct tr *t, const struct insn *i)
 {
-	u8 *over = tr_rdtsc_shared(t, i);
 	struct site *s = tr_site(t, SITE_HELPER);
 	t->cold = (u8 *)align_down((uintptr_t)t->cold - 2 * sizeof *i, 8);
 	struct insn *copy = (struct insn *)t->cold;
@@ -131,6 +130,11 @@ static void call_handler(struct tr *t, const struct insn *i)
 	if (t->k == 0)
 		copy[0].fn = t->b->first;
 	copy[1] = (struct insn){ .fn = jit_h_return, .base = GPR_ZERO, .index = GPR_ZERO, .off = (u16)(i->off + i->len) };
+	return s;
+}
+
+void tr_call_handler(struct tr *t, struct site *s, u8 *over)
+{
 	as_call(&t->a, t->j->out);
 	as32(&t->a, (u32)((u8 *)s - t->a.p));
 	s->retry = jit_off(t->j, t->a.p);
@@ -215,10 +219,12 @@ void tr_one(struct tr *t, const struct insn *i, bool last)
 		tr_flags_save(t);
 	tr_vec_flush(t);
 	t->start = t->a.p;
-	if (last)
+	if (last) {
 		hand_over(t);
-	else
-		call_handler(t, i);
+		return;
+	}
+	u8 *over = tr_rdtsc_shared(t, i);
+	tr_call_handler(t, tr_handler_site(t, i), over);
 }
 
 void tr_entries(struct tr *t)
@@ -267,13 +273,63 @@ void tr_block(struct tr *t)
 	put_stubs(t);
 }
 
+/* ---- an instruction that goes on in the next page ---- */
+bool tr_suits_crossing(const struct cpu *c, const struct block *b)
+{
+	return !jit_of(c)->lockstep && (b->key & MODE_L) && !tr_is_vec(&b->insn[1]) && !tr_is_x87(&b->insn[1]);
+}
+
+/* Leaves unless the TLB has the next page at hand, executable, and it is the one that was decoded: h_cross(), which does the same, is in slot 0. */
+static void check_next_page(struct tr *t)
+{
+	struct as *a = &t->a;
+	_Static_assert(sizeof(struct tlb_entry) == 32 && offsetof(struct tlb_ctx, e) == 0, "the index");
+	as_load(a, 8, S0, rm_abs(&t->hot->page));
+	as_lea(a, 8, S0, rm_mem(S0, PAGE_SIZE));
+	as_mov(a, 8, S1, S0);
+	as_ins(a, 0, 8, 0xc1, DIGIT | 5, rm_reg(S1), 1); /* shr */
+	as8(a, 12 - 5);
+	as_alu_imm(a, 0, OP_AND, 4, rm_reg(S1), (TLB_ENTRIES - 1) << 5);
+	as_mov_imm(a, HOST, (u64)(uintptr_t)&t->c->tlb->cur);
+	as_alu_load(a, OP_ADD, 8, S1, rm_mem(HOST, 0));
+	as_alu_load(a, OP_CMP, 8, S0, rm_mem(S1, offsetof(struct tlb_entry, tag)));
+	tr_exit_if(t, CC_NE, SITE_RESUME);
+	as_alu_imm(a, 0, OP_CMP, 4, rm_mem(S1, offsetof(struct tlb_entry, frame)), (u64)(i64)(i32)t->b->frame[1]);
+	tr_exit_if(t, CC_NE, SITE_RESUME);
+	as_mov_imm(a, HOST, (u64)(uintptr_t)&t->j->in.xneed);
+	as_load(a, 4, HOST, rm_mem(HOST, 0));
+	as_alu_load(a, OP_TEST, 4, HOST, rm_mem(S1, offsetof(struct tlb_entry, perm)));
+	tr_exit_if(t, CC_E, SITE_RESUME);
+}
+
+static void crossing_block(struct tr *t)
+{
+	struct block *b = t->b;
+	tr_entries(t);
+	as_lea(&t->a, 8, LEFT, rm_mem(LEFT, -1));
+	t->mem = true;
+	t->start = t->a.p;
+	check_next_page(t);
+	t->k = 1;
+	t->live_[1] = F_ALL;
+	tr_one(t, &b->insn[1], b->slots == 2);
+	if (!t->ended) {
+		tr_settle_rsp(t, NULL);
+		tr_vec_flush(t);
+		t->start = t->a.p;
+		tr_goto(t, (i64)b->off + b->bytes);
+	}
+	t->hot_end = t->a.p;
+	put_stubs(t);
+}
+
 /* ---- */
 u8 tr_width(const struct block *b) { return b->key & MODE_L ? 8 : 4; }
 
 static bool suits(const struct block *b)
 {
 	u32 mode = b->key & 0xff;
-	return jit_mode(mode) && !trace_on(TRACE_BLOCK) && b->frame[1] == NO_FRAME && b->key != BLOCK_DEAD_KEY && b->n;
+	return jit_mode(mode) && !trace_on(TRACE_BLOCK) && b->key != BLOCK_DEAD_KEY && b->n;
 }
 
 static u64 now_ns(void)
@@ -328,6 +384,11 @@ static void translate_block(struct cpu *c, struct block *b, struct tr *t, struct
 {
 	bool lockstep = jit_of(c)->lockstep, splits = b->plain || (!jit_splits && !lockstep);
 	struct twin w;
+	if (b->frame[1] != NO_FRAME) {
+		tr_start(c, b, t, NULL);
+		crossing_block(t);
+		return;
+	}
 	tr_start_joined(c, b, t, plan);
 	tr_block(t);
 	plan->n = t->naccess;
