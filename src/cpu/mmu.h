@@ -80,8 +80,10 @@ struct tlb_ctx {
  * it. (The next miss notices too.) */
 struct tlb_tag {
 	u64 npt_root;
-	u16 vpid, pcid;
-	u32 key;
+	union {
+		struct { u16 vpid, pcid; u32 key; };
+		u64 who; /* all three, stored and compared at once: a load of parts that were just stored waits */
+	};
 	u64 lru;
 	bool valid;
 };

@@ -29,19 +29,19 @@ static u32 mode_key(const struct cpu *c)
 /* In place: a struct that is copied right after its members were stored waits for them. */
 static must_inline void fill_tag(struct cpu *c, struct tlb_tag *t)
 {
-	t->key = mode_key(c);
-	t->valid = true;
-	t->pcid = c->arch.cr4 & CR4_PCIDE ? c->arch.cr3 & 0xfff : 0;
-	t->vpid = 0;
-	t->npt_root = 0;
-	t->lru = 0;
+	u64 pcid = c->arch.cr4 & CR4_PCIDE ? c->arch.cr3 & 0xfff : 0, root = 0;
+	u16 vpid = 0;
 	if (unlikely(c->arch.guest_mode))
-		c->virt->tlb_tag(c, &t->vpid, &t->npt_root);
+		c->virt->tlb_tag(c, &vpid, &root);
+	t->who = vpid | pcid << 16 | (u64)mode_key(c) << 32;
+	t->npt_root = root;
+	t->valid = true;
+	t->lru = 0;
 }
 
 static bool same_tag(const struct tlb_tag *a, const struct tlb_tag *b)
 {
-	return a->valid && a->key == b->key && a->npt_root == b->npt_root && a->vpid == b->vpid && a->pcid == b->pcid;
+	return a->valid && a->who == b->who && a->npt_root == b->npt_root;
 }
 
 /* ---- banks ---- */
