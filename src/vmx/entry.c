@@ -46,7 +46,7 @@ static const u64 unmoved[VMCS_END_GUEST - VMCS_FIRST_GUEST] = {
 #define UNMOVED_CTL(name)
 #define UNMOVED_HOST(name)
 #define UNMOVED_RO(name)
-#define UNMOVED_GUEST(name) [VF_##name - VMCS_FIRST_GUEST] = (VMX_MOVING & MOVING(name)) ? 0 : ~(u64)0,
+#define UNMOVED_GUEST(name) [VF_##name - VMCS_FIRST_GUEST] = VMX_MOVING_BITS >> (VF_##name - VMCS_FIRST_GUEST) & 1 ? 0 : ~(u64)0,
 #include "vmx/fields.def"
 #undef FIELD
 };
@@ -59,6 +59,7 @@ static bool guest_as_passed(const struct vmx *v)
 	u64 differ = 0;
 	if (!v->passed_guest)
 		return false;
+#pragma GCC unroll 16
 	for (unsigned s = 0; s < array_len(unmoved); s++)
 		differ |= (m[s] ^ f[s]) & unmoved[s];
 	return !differ;
@@ -72,10 +73,9 @@ static bool guest_may_pass_again(const struct vmx *v, const struct check_ctx *k)
 
 static void copy_moving(struct vmx *v)
 {
-	for (u64 left = VMX_MOVING; left; left &= left - 1) {
-		unsigned s = VMCS_FIRST_GUEST + (unsigned)__builtin_ctzll(left);
-		v->f[s] = vmcs_get(v->vmcs, s) & widths[s];
-	}
+#define COPY(field) v->f[VF_##field] = vmcs_get(v->vmcs, VF_##field) & widths[VF_##field];
+	VMX_MOVING(COPY)
+#undef COPY
 }
 
 static void copy_again(struct vmx *v)

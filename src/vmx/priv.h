@@ -251,10 +251,11 @@ void vmx_check_init(struct check_ctx *k, struct cpu *c);
 bool vmx_checks_again(struct check_ctx *k, struct vmx_failure *fail);
 /* Fields of the guest's state that differ at nearly every VM entry, or whose checks depend on little. A row of checks.def that reads one of them must blame one
  * of them, or apply only in a case that vmx_checks_again() excludes. */
-#define MOVING(field) (1ull << (VF_##field - VMCS_FIRST_GUEST))
-#define VMX_MOVING \
-	(MOVING(GUEST_RIP) | MOVING(GUEST_RSP) | MOVING(GUEST_RFLAGS) | MOVING(GUEST_CR3) | MOVING(GUEST_FS_BASE) | MOVING(GUEST_GS_BASE) | \
-	 MOVING(GUEST_PENDING_DBG) | MOVING(GUEST_INTERRUPTIBILITY) | MOVING(GUEST_ACTIVITY) | MOVING(PREEMPTION_TIMER) | MOVING(GUEST_INTR_STATUS) | MOVING(PML_INDEX))
+#define VMX_MOVING(M) \
+	M(GUEST_RIP) M(GUEST_RSP) M(GUEST_RFLAGS) M(GUEST_CR3) M(GUEST_FS_BASE) M(GUEST_GS_BASE) M(GUEST_PENDING_DBG) M(GUEST_INTERRUPTIBILITY) \
+	M(GUEST_ACTIVITY) M(PREEMPTION_TIMER) M(GUEST_INTR_STATUS) M(PML_INDEX)
+#define MOVING_BIT(field) (1ull << (VF_##field - VMCS_FIRST_GUEST)) |
+#define VMX_MOVING_BITS (VMX_MOVING(MOVING_BIT) 0)
 _Static_assert(VMCS_END_GUEST - VMCS_FIRST_GUEST <= 64, "a bit for each field");
 u64 vmx_check_qualification(enum vmx_check row);
 void vmx_report_failure(struct cpu *c, struct vmx_failure *fail, u64 vmcs);
