@@ -40,6 +40,14 @@ mark disk "same=$same sectors=$(cat /sys/block/vda/size) rng=$rng"
 """
 
 
+# Programs that take page faults on every CPU: their kernel's locks are handed from CPU to CPU, and on most hosts some of those are not running.
+CROWD = """
+pids=; i=0; while [ $i -lt 4 ]; do i=$((i+1))
+( n=0; while [ $n -lt 4 ]; do n=$((n+1)); dd if=/dev/zero of=/dev/null bs=32M count=1 2>/dev/null; done ) & pids="$pids $!"; done
+wait $pids
+mark crowd "cpus=$(grep -c ^processor /proc/cpuinfo)"
+"""
+
 # Writing, reading back, flushing and discarding on two namespaces of two controllers; the second disk is read-only.
 NVME = """
 n=0; while [ ! -b /dev/nvme0n1 ] && [ $n -lt 50 ]; do sleep 0.1; n=$((n+1)); done
@@ -94,6 +102,8 @@ CASES = {
     "nvme": Case("an NVMe disk returns what was written", script=NVME, disk=16 << 20, disk_words=",bus=nvme,serial=N1", args=("--cpus", "2"),
                  expect=[has(1, "nvme", same="yes", direct="yes", sectors="32768", model="nestboxNVMedisk", serial="N1", queues="2", cache="writeback")]),
     "stress": Case("hundreds of processes on two CPUs", mode="stress", args=("--cpus", "2"), expect=[has(1, "stress", rounds="200")], timeout=900),
+    "crowded": Case("more busy vCPUs than the host has CPUs get through their kernel's locks", script=CROWD, args=("--cpus", "4"), timeout=120,
+                    expect=[has(1, "crowd", cpus="4"), has(1, "poweroff")]),
     "starved": Case("a VM that gets a quarter of a core sees no stall", mode="stress", args=("--cpus", "2"), starve=True,
                     expect=[has(1, "stress", rounds="200"), has(1, "klog", bad="0")], timeout=1800),
 }
