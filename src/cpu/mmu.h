@@ -131,6 +131,7 @@ struct tlb {
 	u64 stream[TLB_STREAMS];  /* pages whose misses would go on with a sequence of misses */
 	unsigned stream_next;
 	struct tlb_bank *banks;   /* [context * 3 + class], and one that stays empty for class 3; NULL when no engine asked for them */
+	u64 nowhere;              /* in empty places of banks: see tlb.c */
 	struct { u64 by_page, by_flush, of_local; } emptied; /* jump tables: because a page that they know was invalidated, all, or non-global ones */
 	u32 jump_gen;             /* counts what may have changed an address in a jump table or on the host's stack */
 	struct tlb_bank *cur_bank[4]; /* the active context's, by class; NULL: not ready */

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 
 #define INDEX(la) (((la) >> 12) & (TLB_ENTRIES - 1))
 #define OTHER(i) ((i) + TLB_ENTRIES)
@@ -48,7 +49,15 @@ static bool same_tag(const struct tlb_tag *a, const struct tlb_tag *b)
 #define BANKS (3 * TLB_CONTEXTS + 1)
 #define BANKS_BYTES (BANKS * sizeof(struct tlb_bank))
 
-static void bank_entry_clear(struct tlb_bank *b, unsigned i) { b->e[i].r = b->e[i].w = (u64)(i ^ 1) << 12; }
+/* What an empty place holds. Whoever looks there because his page belongs there does not match it, for it belongs to another place; whoever guesses (jit/memory.c)
+ * does not match it unless his address is this very one, which is non-canonical and made of 39 random bits; and then he meets `nowhere`. */
+static u64 empty_page(const struct tlb *t, unsigned i) { return t->nowhere | (u64)(i ^ 1) << 12; }
+static u8 nowhere[PAGE_SIZE] __attribute__((aligned(4096)));
+
+static void bank_entry_clear(const struct tlb *t, struct tlb_bank *b, unsigned i)
+{
+	b->e[i] = (struct tlb_fast){ .r = empty_page(t, i), .w = empty_page(t, i), .host = nowhere };
+}
 
 static void bank_drop(struct tlb *t, struct tlb_ctx *x, struct tlb_entry *e)
 {
@@ -60,7 +69,7 @@ static void bank_drop(struct tlb *t, struct tlb_ctx *x, struct tlb_entry *e)
 	e->perm &= ~(7u << TLB_BANKED_SHIFT);
 	for (unsigned cls = 0; cls < 3; cls++)
 		if ((in >> cls & 1) && (b[cls].e[i].r == e->tag || b[cls].e[i].w == e->tag))
-			bank_entry_clear(&b[cls], i);
+			bank_entry_clear(t, &b[cls], i);
 }
 
 /* ---- jump tables ---- */
@@ -153,7 +162,7 @@ struct tlb_bank *mmu_bank_ready(struct cpu *c)
 	struct tlb_bank *b = &t->banks[c->acc_class == 3 ? BANKS - 1 : 3 * (unsigned)(t->cur - t->ctx) + c->acc_class];
 	if (!b->ready) {
 		for (unsigned i = 0; i < TLB_ENTRIES; i++)
-			bank_entry_clear(b, i);
+			bank_entry_clear(t, b, i);
 		bank_clear_jumps(b);
 		b->ready = true;
 	}
@@ -168,7 +177,7 @@ void mmu_bank_fill(struct cpu *c, struct tlb_entry *e)
 		return;
 	struct tlb_bank *b = mmu_bank(c);
 	struct tlb_fast *f = &b->e[i];
-	bank_entry_clear(b, i);
+	bank_entry_clear(c->tlb, b, i);
 	e->perm |= TLB_BANKED(cls);
 	f->host = (u8 *)(e->tag + e->addend);
 	if (e->perm & TLB_R(cls))
@@ -336,6 +345,11 @@ int mmu_create(struct cpu *c)
 	struct tlb *t = mmap(NULL, sizeof *t, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (t == MAP_FAILED)
 		return -errno;
+	if (getrandom(&t->nowhere, sizeof t->nowhere, 0) != (ssize_t)sizeof t->nowhere) {
+		munmap(t, sizeof *t);
+		return -EIO;
+	}
+	t->nowhere = bit(63) | (t->nowhere & (bit(62) - bit(23)));
 	t->maybe_written = calloc(c->mem->frames, 1);
 	if (!t->maybe_written) {
 		munmap(t, sizeof *t);

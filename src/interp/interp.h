@@ -30,6 +30,7 @@ struct block {
 	u16 heat;                    /* the hooks' own: entries so far */
 	u16 misses;                  /* the hooks' own: groups of accesses that missed */
 	bool plain, in_region;       /* the hooks' own: its groups split; part of a region */
+	u32 scattered;               /* the hooks' own: instructions whose memory is now here, now there */
 	u8 samples;                  /* the hooks' own: how often it was found looping */
 	u16 next_off;                /* the hooks' own: where in the page its indirect jump led last */
 	u64 misses_since;            /* the hooks' own: icount */

@@ -390,6 +390,47 @@ static void note_jump(struct cpu *c, u64 rip)
 	jit_often(&j->jump_beside, rip, j->hot->bank->jump[mmu_jump_slot(rip)].rip);
 }
 
+/* ---- guesses (memory.c) ---- */
+/* What wrong guesses may cost: so many instructions of the guest for each time that C is asked, of this site or of all. */
+#define ASK_OWN 25000
+#define ASK_ALL 4000
+#define ASKS_MARK 2
+#define ASKS_DROP 3
+
+/* The site's guesses are often wrong, and that costs: from the next translation on the instruction does not guess. */
+static void scatter(struct cpu *c, struct block *b, const struct site *s)
+{
+	jit_of(c)->stats.scattered += !(b->scattered >> s->slot & 1);
+	b->scattered |= 1u << s->slot;
+	if (s->probe.asks < ASKS_DROP)
+		return;
+	jit_drop_containing(c, b, false);
+	if (b->code)
+		jit_drop(c, b);
+}
+
+/* The page was in its place: too many guesses of another have been wrong. */
+static void on_wrong_guesses(struct cpu *c, struct site *s, u64 la)
+{
+	struct jit *j = jit_of(c);
+	u64 now = j->base - j->hot->left;
+	struct block *b = jit_block(j, s);
+	j->stats.asks++;
+	if (++j->asks.n == 64) {
+		j->asks.often = now - j->asks.since < 64ull * ASK_ALL;
+		j->asks.since = now;
+		j->asks.n = 0;
+	}
+	if (s->probe.since && (j->asks.often || (u32)now - s->probe.since < ASK_OWN))
+		s->probe.asks++;
+	else
+		s->probe.asks = 0;
+	s->probe.since = (u32)now | 1;
+	jit_guess(j, s, la);
+	if (s->probe.asks >= ASKS_MARK && b->key != BLOCK_DEAD_KEY)
+		scatter(c, b, s);
+}
+
 static u8 *on_miss(struct cpu *c, struct site *s)
 {
 	struct jit *j = jit_of(c);
@@ -397,6 +438,10 @@ static u8 *on_miss(struct cpu *c, struct site *s)
 	const struct tlb_fast *f = (const struct tlb_fast *)((u8 *)h->bank + h->s1);
 	bool write = s->kind == SITE_WRITE;
 	u64 la = h->s0 ^ (write ? f->w : f->r), len = s->size;
+	if (s->guess && h->s0 <= s->probe.limit) {
+		on_wrong_guesses(c, s, la);
+		return jit_host(j, s->retry);
+	}
 	note_miss(c, la);
 	if ((la & 0xfff) + s->size <= PAGE_SIZE && cpu_canonical(la)) {
 		c->icount = j->base - h->left;
@@ -404,6 +449,8 @@ static u8 *on_miss(struct cpu *c, struct site *s)
 		c->fault.kind = EVENT_NONE;
 		if (mmu_span(c, la, write, &len)) {
 			mmu_bank_fill(c, mmu_hit(c, la, 0));
+			if (s->guess)
+				jit_guess(j, s, la);
 			if (!s->twice)
 				return jit_host(j, s->retry);
 		} else if (c->fault.kind != EVENT_NONE && !s->twice && !j->lockstep && !misaligned(&jit_block(j, s)->insn[s->slot], la)) {
@@ -423,18 +470,18 @@ static u8 *on_split(struct cpu *c, struct site *s)
 	struct block *b = jit_block(j, s);
 	u64 now = j->base - j->hot->left;
 	j->stats.splits++;
-	jit_often(&j->split_at, j->hot->page + b->off + b->insn[s->slot].off, s->split != 0);
+	jit_often(&j->split_at, j->hot->page + b->off + b->insn[s->slot].off, s->probe.split != 0);
 	if (now - b->misses_since > (u64)jit_splits * SPLIT_INSNS) {
 		b->misses = 0;
 		b->misses_since = now;
 	}
-	if (++b->misses >= jit_splits && !s->split) {
+	if (++b->misses >= jit_splits && !s->probe.split) {
 		b->plain = true;
 		jit_drop_containing(c, b, true);
 		if (b->code)
 			jit_drop(c, b);
 	}
-	return s->split ? jit_host(j, s->split) : leave_to(c, s);
+	return s->probe.split ? jit_host(j, s->probe.split) : leave_to(c, s);
 }
 
 static u8 *on_group_miss(struct cpu *c, struct site *s)
@@ -443,7 +490,11 @@ static u8 *on_group_miss(struct cpu *c, struct site *s)
 	struct hot *h = j->hot;
 	const struct tlb_fast *f = (const struct tlb_fast *)((u8 *)h->bank + h->s1);
 	bool write = s->kind == SITE_WRITE;
-	u64 la = (s->host || s->split ? h->keep[s->host] : h->host) ^ (write ? f->w : f->r), len = s->size;
+	u64 at = s->host || s->probe.split ? h->keep[s->host] : h->host, la = at ^ (write ? f->w : f->r), len = s->size;
+	if (s->guess && at <= s->probe.limit) {
+		on_wrong_guesses(c, s, la);
+		return jit_host(j, s->retry);
+	}
 	note_miss(c, la);
 	if ((la & 0xfff) + s->size > PAGE_SIZE || !cpu_canonical(la))
 		return on_split(c, s);
@@ -454,6 +505,8 @@ static u8 *on_group_miss(struct cpu *c, struct site *s)
 		return leave_to(c, s);
 	}
 	mmu_bank_fill(c, mmu_hit(c, la, 0));
+	if (s->guess)
+		jit_guess(j, s, la);
 	f = &h->bank->e[(la >> 12) & (TLB_ENTRIES - 1)];
 	return (write ? f->w : f->r) == (la & PAGE_MASK) ? jit_host(j, s->retry) : on_split(c, s);
 }

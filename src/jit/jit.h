@@ -65,12 +65,22 @@ struct site {
 	bool live : 1;         /* the recipe holds */
 	bool twice : 1;        /* SITE_READ, SITE_WRITE: the instruction probes again, and the two may want the same entry for ever */
 	bool vec : 1, vec_wide : 1; /* vector registers are in use; were loaded whole */
+	bool guess : 1;        /* SITE_READ, SITE_WRITE: looks in one place of the bank first: probe.at ... */
 	u16 vec_dirty;         /* vector registers whose values are newer than arch.ymm */
 	struct recipe recipe;
 	u8 pad_[2];
 	union {
 		u32 helper; /* two struct insn: a copy, and what returns to us */
-		u32 split;  /* SITE_READ, SITE_WRITE of a group in a region: the same instruction without groups; 0: in the interpreter */
+		/* SITE_READ, SITE_WRITE. split: of a group in a region or twin: the same instruction without groups; 0: in the interpreter. The rest of a guess: */
+		struct {
+			u32 split;
+			u32 at;      /* its place, in host code: the first displacement that has it */
+			u32 place;   /* the same: byte offset in the bank */
+			i32 left;    /* so many wrong guesses until C is asked for a better one */
+			u64 limit;   /* 4096 - size */
+			u32 since;   /* icount when C was asked last */
+			u32 asks;
+		} probe;
 		/* off: target, from the page. at 0: never linked. to: 0 or where it leads, as block; next: in its list */
 		struct { i32 off; u32 at, stub, to, next, own; } link; /* own: the code's next link */
 	};
@@ -107,6 +117,7 @@ struct hot {
 	u8 *ret_empty;          /* what lies at rsp_base */
 	const struct site *ret; /* of the last RET */
 	u64 tmp, tmp2;
+	u64 guess_rax;
 	const struct site *site;
 	void *on_site;
 	void *way[WAYS];        /* C that a thunk of j->way calls */
@@ -137,7 +148,7 @@ static inline void jit_often(struct often *o, u64 what, u64 beside)
 }
 
 #define MANY_LISTS 256
-struct jit_stats { u64 joined, regions, region_insns, samples, blocks, insns, helpers_built, bytes, flushes, entries, stays, cold, misses, slow, splits, faults, jumps, jump_fills, helper_calls, links, killed, ns; };
+struct jit_stats { u64 joined, asks, scattered, regions, region_insns, samples, blocks, insns, helpers_built, bytes, flushes, entries, stays, cold, misses, slow, splits, faults, jumps, jump_fills, helper_calls, links, killed, ns; };
 
 struct jit {
 	struct interp in;       /* first: it is cpu->engine */
@@ -148,6 +159,7 @@ struct jit {
 	u8 *enter, *out, *out_vec, *gone, *go_on; /* thunks: into host code; from a site to C */
 	u8 *way[WAYS];          /* thunks: a call either ends in the other side's host code, or comes back with nothing done; use S0, S1, HOST */
 	u8 *load_flags;         /* a call of it brings the flags from memory into the host's; uses S1 */
+	u8 *guess[2][2];        /* thunks [writes][address in HOST]: a guess was wrong; S1: its site */
 	u8 *ret_miss;           /* a return to another place than the host's stack says; S0: rip, S1: the RET's site */
 	u32 jump_gen;           /* c->tlb->jump_gen when the host's stack was empty */
 	struct { u64 space, rsp, base; } stretch[RETURNS_DEPTH]; /* returns.c */
@@ -164,6 +176,7 @@ struct jit {
 	bool avx, bmi2, fsgsbase;
 	bool lockstep;
 	u8 *rewritten;          /* per frame: how often its host code died, up to 255 */
+	struct { u64 since; unsigned n; bool often; } asks; /* of C for better guesses: the last 64 */
 	struct jit_stats stats;
 	struct often split_at, jump_beside, miss_beside; /* instruction; address, and the one that has its place; the same for pages */
 	u32 prof_helper[ZYDIS_MNEMONIC_MAX_VALUE + 1], prof_left[ZYDIS_MNEMONIC_MAX_VALUE + 1]; /* per mnemonic: how often host code called its handler, left at it */
@@ -202,6 +215,13 @@ void jit_know_blocks(struct jit *j, struct code *k);
 /* Host code that contains b goes, b's own aside. splits: whose it is shall have a twin. */
 void jit_drop_containing(struct cpu *c, const struct block *b, bool splits);
 extern const struct interp_hooks jit_hooks;
+
+/* ---- memory.c ---- */
+#define GUESS_NEXT 22 /* from a guess's first displacement in host code to its second */
+#define GUESS_BACK 5  /* length of the jump behind the thunk's call in a guess's stub */
+#define GUESSES 16    /* wrong ones until C is asked */
+/* From now on the site looks for la's page first. */
+void jit_guess(struct jit *j, struct site *s, u64 la);
 
 /* ---- thunks.c ---- */
 void jit_make_thunks(struct cpu *c);

@@ -6,6 +6,15 @@
  *   cmp  S0, 4096 - size    ja miss
  *   add  S0, gs:[S1 + host]
  *
+ * A site whose address mostly stays in one page (the stack, a structure) needs not look for the page's place: it has the place in its code, as a guess.
+ *
+ *   lea  S0, address        xor  S0, gs:[guess]
+ *   cmp  S0, 4096 - size    ja   thunk             (which looks in the right place, and now and then has C guess again)
+ *   add  S0, gs:[guess + host]
+ *
+ * This is as safe as the other: a place holds its page's tag or one that no guest can name. Where the address wanders, C has the block translated anew without
+ * guesses at that instruction (block.scattered).
+ *
  * A miss goes to C, which fills the entry if it can and tries the instruction again, or has the interpreter go on with it.
  *
  * Accesses near each other whose addresses differ by constants are a group (group.c): the first one probes for all of them and leaves the host address
@@ -79,22 +88,104 @@ bool tr_effective(struct tr *t, const struct insn *i, unsigned to)
 }
 
 /* ---- probes ---- */
+static i32 tag_at(bool write) { return write ? offsetof(struct tlb_fast, w) : offsetof(struct tlb_fast, r); }
+
+/* to = offset of reg's place in the bank. */
+static void memory_place(struct as *a, const struct jit *j, unsigned to, unsigned reg)
+{
+	if (j->bmi2) {
+		const u8 rorx[] = { 0xc4, 0x43 | (to & 8 ? 0 : 0x80) | (reg & 8 ? 0 : 0x20), 0xfb, 0xf0, 0xc0 | (to & 7) << 3 | (reg & 7), 7 }; /* rorx to, reg, 7 */
+		memcpy(a->p, rorx, sizeof rorx);
+		a->p += sizeof rorx;
+	} else {
+		as_mov(a, 8, to, reg);
+		as_ins(a, 0, 8, 0xc1, DIGIT | 5, rm_reg(to), 1); /* shr */
+		as8(a, 7);
+	}
+	as_alu_imm(a, 0, OP_AND, 4, rm_reg(to), (TLB_ENTRIES - 1) * sizeof(struct tlb_fast));
+}
+
+static bool may_guess(const struct tr *t) { return !t->region && !t->j->lockstep && !(t->b->scattered >> t->k & 1); }
+
+static struct rm bank_at(u32 place, i32 field) { return rm_index(RSP, 0, (i32)place + field); } /* RSP: no index */
+
+/* Where the first of the two displacements is, and how far the second is from it: jit_guess() writes both. */
+static void guess(struct tr *t, unsigned reg, unsigned size, struct site *s)
+{
+	struct as *a = &t->a;
+	s->guess = true;
+	s->probe.place = 0;
+	s->probe.limit = 4096 - size;
+	as_gs(a);
+	as_alu_load(a, OP_XOR, 8, reg, bank_at(0, tag_at(s->kind == SITE_WRITE)));
+	s->probe.at = jit_off(t->j, a->p - 4);
+	as_alu_imm(a, 0, OP_CMP, 8, rm_reg(reg), 4096 - size);
+	tr_stub(t, as_jcc(a, CC_A, a->p), s);
+	as_gs(a);
+	as_alu_load(a, OP_ADD, 8, reg, bank_at(0, offsetof(struct tlb_fast, host)));
+	bug_if(a->p - 4 != jit_host(t->j, s->probe.at + GUESS_NEXT));
+	t->host = 0;
+}
+
+void jit_guess(struct jit *j, struct site *s, u64 la)
+{
+	u32 place = ((la >> 12) & (TLB_ENTRIES - 1)) * sizeof(struct tlb_fast);
+	u32 at[2] = { place + (u32)tag_at(s->kind == SITE_WRITE), place + offsetof(struct tlb_fast, host) };
+	s->probe.place = place;
+	s->probe.left = GUESSES;
+	memcpy(jit_host(j, s->probe.at), &at[0], 4);
+	memcpy(jit_host(j, s->probe.at + GUESS_NEXT), &at[1], 4);
+}
+
+void memory_guess_stub(struct tr *t, const struct site *s)
+{
+	struct as *a = &t->a;
+	as_lea(a, 8, S1, rm_abs(s));
+	as_call(a, t->j->guess[s->kind == SITE_WRITE][s->group]);
+	as_jmp(a, jit_host(t->j, s->probe.at + GUESS_NEXT + 4));
+}
+
+/* S1: the site of a wrong guess; reg: address xor the tag that was there. Back behind the guess with the host address; or, when the page is not in its place either or
+ * too many guesses were wrong, GUESS_BACK bytes further on, as from a probe without a guess. */
+u8 *memory_guess_thunk(struct as *a, struct jit *j, bool write, unsigned reg)
+{
+	u8 *thunk = a->p;
+	struct hot *h = j->hot;
+	as_store(a, 8, rm_abs(&h->guess_rax), RAX);
+	as_load(a, 4, RAX, rm_mem(S1, offsetof(struct site, probe.place)));
+	as_gs(a);
+	as_alu_load(a, OP_XOR, 8, reg, rm_mem(RAX, tag_at(write)));
+	memory_place(a, j, RAX, reg);
+	as_gs(a);
+	as_alu_load(a, OP_XOR, 8, reg, rm_mem(RAX, tag_at(write)));
+	as_alu_load(a, OP_CMP, 8, reg, rm_mem(S1, offsetof(struct site, probe.limit)));
+	u8 *miss = as_jcc(a, CC_A, a->p);
+	as_alu_imm(a, 0, OP_SUB, 4, rm_mem(S1, offsetof(struct site, probe.left)), 1);
+	u8 *ask = as_jcc(a, CC_S, a->p);
+	as_gs(a);
+	as_alu_load(a, OP_ADD, 8, reg, rm_mem(RAX, offsetof(struct tlb_fast, host)));
+	as_load(a, 8, RAX, rm_abs(&h->guess_rax));
+	as8(a, 0xc3);
+	as_aim(miss, a->p);
+	as_aim(ask, a->p);
+	as_mov(a, 8, S1, RAX);
+	as_load(a, 8, RAX, rm_abs(&h->guess_rax));
+	as_alu_imm(a, 0, OP_ADD, 8, rm_mem(RSP, 0), GUESS_BACK);
+	as8(a, 0xc3);
+	return thunk;
+}
+
 /* reg: linear -> host address of `size` bytes, or to the site. Changes S1 and the host's flags. */
 static void probe(struct tr *t, unsigned reg, unsigned size, struct site *s)
 {
 	struct as *a = &t->a;
-	if (t->j->bmi2) {
-		const u8 rorx[] = { 0xc4, reg & 8 ? 0x43 : 0x63, 0xfb, 0xf0, 0xc0 | (S1 & 7) << 3 | (reg & 7), 7 }; /* rorx S1, reg, 7 */
-		memcpy(a->p, rorx, sizeof rorx);
-		a->p += sizeof rorx;
-	} else {
-		as_mov(a, 8, S1, reg);
-		as_ins(a, 0, 8, 0xc1, DIGIT | 5, rm_reg(S1), 1); /* shr */
-		as8(a, 7);
+	if (may_guess(t)) {
+		guess(t, reg, size, s);
+		return;
 	}
-	as_alu_imm(a, 0, OP_AND, 4, rm_reg(S1), (TLB_ENTRIES - 1) * sizeof(struct tlb_fast));
+	memory_place(a, t->j, S1, reg);
 	as_gs(a);
-	as_alu_load(a, OP_XOR, 8, reg, rm_mem(S1, s->kind == SITE_WRITE ? offsetof(struct tlb_fast, w) : offsetof(struct tlb_fast, r)));
+	as_alu_load(a, OP_XOR, 8, reg, rm_mem(S1, tag_at(s->kind == SITE_WRITE)));
 	as_alu_imm(a, 0, OP_CMP, 8, rm_reg(reg), 4096 - size);
 	tr_stub(t, as_jcc(a, CC_A, a->p), s);
 	as_gs(a);

@@ -292,7 +292,7 @@ static void put_site(struct tr *t, const struct stub *st)
 	as_jmp(a, retry);
 	if (!s->group)
 		return;
-	s->split = jit_off(t->j, a->p);
+	s->probe.split = jit_off(t->j, a->p);
 	own_places(t);
 	count(t, st->counted);
 	as_aim(straddles, a->p);

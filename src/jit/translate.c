@@ -19,7 +19,8 @@ const u8 jit_home[16] = { RAX, RCX, RDX, RBX, R8, RBP, RSI, RDI, NO_HOME, NO_HOM
 /* ---- sites ---- */
 struct site *tr_site(struct tr *t, enum site_kind kind)
 {
-	size_t size = kind == SITE_LINK ? sizeof(struct site) : offsetof(struct site, helper) + sizeof(u32);
+	bool probes = kind == SITE_READ || kind == SITE_WRITE;
+	size_t size = kind == SITE_LINK || probes ? sizeof(struct site) : offsetof(struct site, helper) + sizeof(u32);
 	t->cold -= align_up(size, 4);
 	struct site *s = (struct site *)t->cold;
 	memset(s, 0, size);
@@ -61,6 +62,8 @@ static void put_stubs(struct tr *t)
 		as_aim(st->at, a->p);
 		if (st->site->kind == SITE_LINK && st->site->link.at == jit_off(t->j, st->at))
 			st->site->link.stub = jit_off(t->j, a->p);
+		if (st->site->guess)
+			memory_guess_stub(t, st->site);
 		if (t->twin && st->site->group)
 			twin_put(t, st);
 		as_call(a, st->site->vec ? t->j->out_vec : t->j->out);

@@ -34,10 +34,17 @@ void twin_put(struct tr *t, const struct stub *st)
 	u8 *slow = t->twin->at[st->insn];
 	if (!slow) /* odd: this translation is thrown away */
 		return;
+	u8 *asks = NULL;
+	if (st->site->guess) {
+		as_alu_imm(a, 0, OP_CMP, 8, rm_reg(HOST), (u64)st->site->probe.limit);
+		asks = as_jcc_short(a, CC_BE);
+	}
 	as_alu_imm(a, 0, OP_CMP, 8, rm_reg(HOST), 4095); /* offset in the page if the page was right */
 	as_aim(as_jcc(a, CC_BE, a->p), slow);
+	if (asks)
+		as_here(a, asks);
 	as_store(a, 8, rm_abs(&t->hot->keep[0]), HOST);
-	st->site->split = jit_off(t->j, slow);
+	st->site->probe.split = jit_off(t->j, slow);
 }
 
 bool twin_make(struct cpu *c, struct block *b, struct tr *t, struct plan *plan, struct twin *w)
