@@ -162,6 +162,13 @@ enum step jit_h_count(struct cpu *c, const struct insn *i)
 }
 
 /* ---- getting out ---- */
+static u64 lazy_second(const struct hot *h)
+{
+	if (h->lazy_op & LAZY_IMM)
+		return (u64)(i64)((i32)h->lazy_op >> 16);
+	return h->lazy_op & LAZY_SAME ? h->lazy_a : h->lazy_b;
+}
+
 void jit_settle_flags(struct cpu *c, const struct site *s)
 {
 	struct hot *h = jit_of(c)->hot;
@@ -169,7 +176,7 @@ void jit_settle_flags(struct cpu *c, const struct site *s)
 	if (s->live)
 		c->arch.cc = jit_flags(r->op, r->size, c->arch.gpr[r->a], r->imm ? (u64)(i64)r->v : c->arch.gpr[r->b], c->arch.cc);
 	else if (h->lazy_op)
-		c->arch.cc = jit_flags(h->lazy_op >> 4, h->lazy_op & 15, h->lazy_a, h->lazy_b, c->arch.cc);
+		c->arch.cc = jit_flags((h->lazy_op & LAZY_FORM) >> 4, h->lazy_op & 15, h->lazy_a, lazy_second(h), c->arch.cc);
 	h->lazy_op = 0;
 }
 
@@ -431,6 +438,13 @@ static void on_wrong_guesses(struct cpu *c, struct site *s, u64 la)
 		scatter(c, b, s);
 }
 
+/* Host code that is written is slow the next time: not for each page that is missed. */
+static void guess_after_miss(struct jit *j, struct site *s, u64 la)
+{
+	if (s->guess && (s->probe.left -= 4) < 0)
+		jit_guess(j, s, la);
+}
+
 static u8 *on_miss(struct cpu *c, struct site *s)
 {
 	struct jit *j = jit_of(c);
@@ -449,8 +463,7 @@ static u8 *on_miss(struct cpu *c, struct site *s)
 		c->fault.kind = EVENT_NONE;
 		if (mmu_span(c, la, write, &len)) {
 			mmu_bank_fill(c, mmu_hit(c, la, 0));
-			if (s->guess)
-				jit_guess(j, s, la);
+			guess_after_miss(j, s, la);
 			if (!s->twice)
 				return jit_host(j, s->retry);
 		} else if (c->fault.kind != EVENT_NONE && !s->twice && !j->lockstep && !misaligned(&jit_block(j, s)->insn[s->slot], la)) {
@@ -505,8 +518,7 @@ static u8 *on_group_miss(struct cpu *c, struct site *s)
 		return leave_to(c, s);
 	}
 	mmu_bank_fill(c, mmu_hit(c, la, 0));
-	if (s->guess)
-		jit_guess(j, s, la);
+	guess_after_miss(j, s, la);
 	f = &h->bank->e[(la >> 12) & (TLB_ENTRIES - 1)];
 	return (write ? f->w : f->r) == (la & PAGE_MASK) ? jit_host(j, s->retry) : on_split(c, s);
 }

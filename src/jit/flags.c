@@ -53,18 +53,30 @@ static void store_value(struct tr *t, const void *to, unsigned g)
 	as_store(&t->a, 8, rm_abs(to), S1);
 }
 
+/* The second operand is v: with the form if it fits there, which is what has to be stored as lazy_op. */
+u32 tr_lazy_imm(struct tr *t, u32 form, i32 v)
+{
+	if (v == (i16)v)
+		return form | LAZY_IMM | (u32)v << 16;
+	as_store_imm(&t->a, 8, rm_abs(&t->hot->lazy_b), (u64)(i64)v);
+	return form;
+}
+
 void tr_flags_save(struct tr *t)
 {
 	struct as *a = &t->a;
 	if (t->mem)
 		return;
 	if (t->rc.op) {
+		u32 form = t->rc.op << 4 | t->rc.size;
 		store_value(t, &t->hot->lazy_a, t->rc.a);
 		if (t->rc.imm)
-			as_store_imm(a, 8, rm_abs(&t->hot->lazy_b), (u64)(i64)t->rc.v);
+			form = tr_lazy_imm(t, form, t->rc.v);
+		else if (t->rc.op >= RC_ADD && t->rc.op <= RC_TEST && t->rc.b == t->rc.a)
+			form |= LAZY_SAME;
 		else if (t->rc.op >= RC_ADD && t->rc.op <= RC_TEST)
 			store_value(t, &t->hot->lazy_b, t->rc.b);
-		as_store_imm(a, 4, rm_abs(&t->hot->lazy_op), t->rc.op << 4 | t->rc.size);
+		as_store_imm(a, 4, rm_abs(&t->hot->lazy_op), form);
 		t->mem = true;
 	} else if (t->host == F_ALL) {
 		as_mov(a, 8, S1, RAX);
@@ -179,6 +191,19 @@ void flags_make_thunk(struct as *a, struct jit *j, struct cpu *c)
 	}
 	a->p = j->load_flags = (u8 *)align_up((uintptr_t)a->p, 64);
 	as_load(a, 4, S1, rm_abs(&j->hot->lazy_op));
+	u8 *plain[2];
+	for (unsigned imm = 0; imm < 2; imm++) { /* the second operand to where the pieces want it */
+		as_alu_imm(a, 0, OP_TEST, 4, rm_reg(S1), imm ? LAZY_IMM : LAZY_SAME);
+		plain[imm] = as_jcc_short(a, CC_E);
+		if (imm)
+			as_ins(a, 0, 8, 0x0fbf, S1, rm_abs((const u8 *)&j->hot->lazy_op + 2), 0); /* movsx */
+		else
+			as_load(a, 8, S1, rm_abs(&j->hot->lazy_a));
+		as_store(a, 8, rm_abs(&j->hot->lazy_b), S1);
+		as_alu_imm(a, 0, OP_AND, 4, rm_abs(&j->hot->lazy_op), LAZY_FORM);
+		as_load(a, 4, S1, rm_abs(&j->hot->lazy_op));
+		as_here(a, plain[imm]);
+	}
 	as_push(a, S0);
 	as_ins(a, 0, 4, 0xc1, DIGIT | 4, rm_reg(S1), 1); /* shl */
 	as8(a, 5);

@@ -99,6 +99,36 @@ i64 tr_target(const struct block *b, const struct insn *i) { return is_chained(b
 i64 tr_after(const struct block *b, const struct insn *i) { return (i64)b->off + i->off + i->len; }
 static bool reaches(i64 off) { return fits32(off); }
 
+/* The other side of a branch whose one side is joined: behind the block's hot code. */
+static void put_aside(struct tr *t, u8 *at, i64 off)
+{
+	bug_if(t->nedges == MAX_EDGES);
+	struct edge *e = &t->edge[t->nedges++];
+	e->at = at;
+	e->off = off;
+	e->b = t->b;
+	e->k = t->k;
+	e->first = t->first;
+	e->start = t->start;
+	fork_keep(t, &e->f);
+}
+
+void tr_edges(struct tr *t)
+{
+	t->join.on = false;
+	for (unsigned n = 0; n < t->nedges; n++) {
+		const struct edge *e = &t->edge[n];
+		as_aim(e->at, t->a.p);
+		fork_back(t, &e->f);
+		t->b = e->b;
+		t->k = e->k;
+		t->first = e->first;
+		t->live = t->live_ + e->first;
+		t->start = e->start;
+		tr_goto(t, e->off);
+	}
+}
+
 bool e_jcc(struct tr *t, const struct insn *i)
 {
 	unsigned cond = jit_rows[i->op].arg;
@@ -112,6 +142,9 @@ bool e_jcc(struct tr *t, const struct insn *i)
 	if (same_page(to) && !backward(t, to) && !joined) {
 		link_jump(t, as_jcc(&t->a, cond, t->a.p), link_site(t, to));
 		tr_goto(t, next);
+	} else if (joined && !(joined_to && join_at(t, next, false))) {
+		put_aside(t, as_jcc(&t->a, joined_to ? cond ^ 1 : cond, t->a.p), joined_to ? next : to);
+		tr_goto(t, joined_to ? to : next);
 	} else {
 		struct fork f;
 		fork_keep(t, &f);

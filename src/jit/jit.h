@@ -101,13 +101,18 @@ struct code {
 /* ---- ways to another privilege level: syscall.c ---- */
 enum way { WAY_SYSCALL, WAY_SYSRET, WAY_IRET, WAY_VIRT, WAYS };
 
+/* Bits of hot->lazy_op: where the second operand is, if not in lazy_b. */
+#define LAZY_SAME 0x100u  /* it is the first */
+#define LAZY_IMM 0x200u   /* bits 31:16, sign-extended */
+#define LAZY_FORM 0xffu
+
 /* ---- what host code touches, at the start of the arena ---- */
 struct hot {
 	u64 left;
 	u64 base;               /* as struct jit's */
 	struct tlb_bank *bank;
 	u64 page;               /* linear address of the page that runs */
-	u32 lazy_op;            /* recipe_op << 4 | size; 0: arch.cc is valid */
+	u32 lazy_op;            /* recipe_op << 4 | size, LAZY_*; 0: arch.cc is valid */
 	u32 vec_ok;             /* VEC_OK_*: what may run */
 	u64 lazy_a, lazy_b;
 	u64 s0, s1, host;       /* S0, S1, HOST as a site left them */

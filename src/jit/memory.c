@@ -131,8 +131,10 @@ void jit_guess(struct jit *j, struct site *s, u64 la)
 {
 	u32 place = ((la >> 12) & (TLB_ENTRIES - 1)) * sizeof(struct tlb_fast);
 	u32 at[2] = { place + (u32)tag_at(s->kind == SITE_WRITE), place + offsetof(struct tlb_fast, host) };
-	s->probe.place = place;
 	s->probe.left = GUESSES;
+	if (s->probe.place == place)
+		return;
+	s->probe.place = place;
 	memcpy(jit_host(j, s->probe.at), &at[0], 4);
 	memcpy(jit_host(j, s->probe.at + GUESS_NEXT), &at[1], 4);
 }

@@ -77,6 +77,25 @@ struct twin {
 	bool odd;               /* the two disagree */
 };
 
+/* What is known at a place, to know it again on the other side of a branch. */
+struct fork {
+	struct place now;
+	u16 version[18], epoch;
+	i64 moved[18];
+	u8 in_host[MAX_HOSTS], aligned[MAX_HOSTS];
+	i32 aligned_at[MAX_HOSTS];
+};
+/* What follows a branch at the side that is not joined. */
+struct edge {
+	u8 *at;
+	i64 off;
+	struct block *b;
+	unsigned k, first;
+	u8 *start;
+	struct fork f;
+};
+#define MAX_EDGES (JOIN_BLOCKS + 1)
+
 struct tr {
 	struct as a;
 	struct cpu *c;
@@ -111,12 +130,13 @@ struct tr {
 	u8 in_host[MAX_HOSTS];  /* group whose host address is in plan->host[n], or NO_GROUP */
 	u8 aligned[MAX_HOSTS];  /* that address + aligned_at is a multiple of aligned + 1 */
 	i32 aligned_at[MAX_HOSTS];
-	unsigned nstubs;
+	unsigned nstubs, nedges;
 	u8 *cold;               /* sites are allocated downwards */
 	unsigned emitted, handlers;
 	u8 *hot_end;            /* stubs follow */
 	u8 *begin[JOIN_INSNS + BLOCK_MAX_INSNS + 2]; /* host code of each instruction, for traces */
-	struct stub stubs[MAX_STUBS]; /* last: what is before it can be put back */
+	struct stub stubs[MAX_STUBS]; /* what is before it can be put back */
+	struct edge edge[MAX_EDGES];
 };
 
 /* ---- operands ---- */
@@ -190,14 +210,7 @@ void twin_put(struct tr *t, const struct stub *st);         /* in a group's stub
 /* Whether the block at page + off is translated here, instead of a jump to it; and that. call: after a CALL's push. */
 struct block *join_at(struct tr *t, i64 off, bool call);
 void join_block(struct tr *t, struct block *b);
-/* What is known at a place, to know it again on the other side of a branch. */
-struct fork {
-	struct place now;
-	u16 version[18], epoch;
-	i64 moved[18];
-	u8 in_host[MAX_HOSTS], aligned[MAX_HOSTS];
-	i32 aligned_at[MAX_HOSTS];
-};
+void tr_edges(struct tr *t); /* behind the hot code */
 void fork_keep(const struct tr *t, struct fork *f);
 void fork_back(struct tr *t, const struct fork *f);
 /* The blocks are noted with the code, for when one of them dies. */
@@ -257,6 +270,7 @@ void plan_forget(struct tr *t);
 
 /* ---- flags.c ---- */
 void tr_flags_save(struct tr *t);                  /* to memory; host flags survive. Uses S1 */
+u32 tr_lazy_imm(struct tr *t, u32 form, i32 v);
 void tr_flags_host(struct tr *t, unsigned need);   /* into the host's flags. Uses S1 */
 void tr_flags_set(struct tr *t, struct recipe rc); /* the host's flags are now the guest's */
 void flags_make_thunk(struct as *a, struct jit *j, struct cpu *c); /* j->load_flags */

@@ -273,6 +273,7 @@ void tr_block(struct tr *t)
 	as_lea(&t->a, 8, LEFT, rm_mem(LEFT, -(i32)t->b->n));
 	tr_body(t);
 	t->hot_end = t->a.p;
+	tr_edges(t);
 	put_stubs(t);
 }
 

@@ -55,6 +55,7 @@ bool twin_make(struct cpu *c, struct block *b, struct tr *t, struct plan *plan, 
 	t->plan = NULL; /* no groups */
 	w->slow = true;
 	tr_body(t);
+	tr_edges(t);
 	struct as a = t->a;
 	u8 *cold = t->cold;
 	unsigned nstubs = t->nstubs;
