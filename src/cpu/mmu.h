@@ -111,8 +111,12 @@ struct tlb_jump { u64 rip; void *code; };
 #define TLB_JUMPS (1u << TLB_JUMP_BITS)
 #define TLB_PAGE_BITS 15 /* of the filter of pages that a jump table knows, with three bits for each */
 static inline unsigned mmu_jump_slot(u64 rip) { return (u32)(rip ^ rip >> TLB_JUMP_BITS) >> 1 & (TLB_JUMPS - 1); }
+/* Pages that others have pushed out of their places in e. Host code looks here before it asks C; those that take turns in one place of e have different ones here. */
+#define TLB_ASIDE 64
+static inline unsigned mmu_aside_slot(u64 la) { return (unsigned)((la >> 11 ^ la) >> 12) & (TLB_ASIDE - 1); }
 struct tlb_bank {
 	struct tlb_fast e[TLB_ENTRIES];
+	struct tlb_fast aside[TLB_ASIDE]; /* by mmu_aside_slot() */
 	struct tlb_jump jump[TLB_JUMPS];
 	u64 jump_pages[(1u << TLB_PAGE_BITS) / 64]; /* which pages may have an entry in jump, or return addresses on the host's stack */
 	u64 jump_local[TLB_JUMPS / 64];      /* which entries are not of global pages */

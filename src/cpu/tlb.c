@@ -59,6 +59,20 @@ static void bank_entry_clear(const struct tlb *t, struct tlb_bank *b, unsigned i
 	b->e[i] = (struct tlb_fast){ .r = empty_page(t, i), .w = empty_page(t, i), .host = nowhere };
 }
 
+static void bank_clear_aside(const struct tlb *t, struct tlb_fast *f)
+{
+	*f = (struct tlb_fast){ .r = t->nowhere, .w = t->nowhere, .host = nowhere };
+}
+
+/* What is at place i makes room for another page. It may still be used: whoever drops its TLB entry looks here, too. */
+static void bank_put_aside(const struct tlb *t, struct tlb_bank *b, unsigned i, u64 by)
+{
+	const struct tlb_fast *f = &b->e[i];
+	u64 empty = empty_page(t, i), page = f->r != empty ? f->r : f->w;
+	if (page != empty && page != by)
+		b->aside[mmu_aside_slot(page)] = *f;
+}
+
 static void bank_drop(struct tlb *t, struct tlb_ctx *x, struct tlb_entry *e)
 {
 	u32 in = e->perm >> TLB_BANKED_SHIFT & 7;
@@ -67,9 +81,15 @@ static void bank_drop(struct tlb *t, struct tlb_ctx *x, struct tlb_entry *e)
 	struct tlb_bank *b = &t->banks[3 * (x - t->ctx)];
 	unsigned i = INDEX(e->tag);
 	e->perm &= ~(7u << TLB_BANKED_SHIFT);
-	for (unsigned cls = 0; cls < 3; cls++)
-		if ((in >> cls & 1) && (b[cls].e[i].r == e->tag || b[cls].e[i].w == e->tag))
+	for (unsigned cls = 0; cls < 3; cls++) {
+		if (!(in >> cls & 1))
+			continue;
+		struct tlb_fast *aside = &b[cls].aside[mmu_aside_slot(e->tag)];
+		if (b[cls].e[i].r == e->tag || b[cls].e[i].w == e->tag)
 			bank_entry_clear(t, &b[cls], i);
+		if (aside->r == e->tag || aside->w == e->tag)
+			bank_clear_aside(t, aside);
+	}
 }
 
 /* ---- jump tables ---- */
@@ -163,6 +183,8 @@ struct tlb_bank *mmu_bank_ready(struct cpu *c)
 	if (!b->ready) {
 		for (unsigned i = 0; i < TLB_ENTRIES; i++)
 			bank_entry_clear(t, b, i);
+		for (unsigned i = 0; i < TLB_ASIDE; i++)
+			bank_clear_aside(t, &b->aside[i]);
 		bank_clear_jumps(b);
 		b->ready = true;
 	}
@@ -177,6 +199,7 @@ void mmu_bank_fill(struct cpu *c, struct tlb_entry *e)
 		return;
 	struct tlb_bank *b = mmu_bank(c);
 	struct tlb_fast *f = &b->e[i];
+	bank_put_aside(c->tlb, b, i, e->tag);
 	bank_entry_clear(c->tlb, b, i);
 	e->perm |= TLB_BANKED(cls);
 	f->host = (u8 *)(e->tag + e->addend);

@@ -417,7 +417,7 @@ static void scatter(struct cpu *c, struct block *b, const struct site *s)
 }
 
 /* The page was in its place: too many guesses of another have been wrong. */
-static void on_wrong_guesses(struct cpu *c, struct site *s, u64 la)
+static void on_wrong_guesses(struct cpu *c, struct site *s)
 {
 	struct jit *j = jit_of(c);
 	u64 now = j->base - j->hot->left;
@@ -433,7 +433,7 @@ static void on_wrong_guesses(struct cpu *c, struct site *s, u64 la)
 	else
 		s->probe.asks = 0;
 	s->probe.since = (u32)now | 1;
-	jit_guess(j, s, la);
+	jit_guess(j, s, (u32)j->hot->s1);
 	if (s->probe.asks >= ASKS_MARK && b->key != BLOCK_DEAD_KEY)
 		scatter(c, b, s);
 }
@@ -442,7 +442,7 @@ static void on_wrong_guesses(struct cpu *c, struct site *s, u64 la)
 static void guess_after_miss(struct jit *j, struct site *s, u64 la)
 {
 	if (s->guess && (s->probe.left -= 4) < 0)
-		jit_guess(j, s, la);
+		jit_guess(j, s, ((la >> 12) & (TLB_ENTRIES - 1)) * sizeof(struct tlb_fast));
 }
 
 static u8 *on_miss(struct cpu *c, struct site *s)
@@ -453,7 +453,7 @@ static u8 *on_miss(struct cpu *c, struct site *s)
 	bool write = s->kind == SITE_WRITE;
 	u64 la = h->s0 ^ (write ? f->w : f->r), len = s->size;
 	if (s->guess && h->s0 <= s->probe.limit) {
-		on_wrong_guesses(c, s, la);
+		on_wrong_guesses(c, s);
 		return jit_host(j, s->retry);
 	}
 	note_miss(c, la);
@@ -505,7 +505,7 @@ static u8 *on_group_miss(struct cpu *c, struct site *s)
 	bool write = s->kind == SITE_WRITE;
 	u64 at = s->host || s->probe.split ? h->keep[s->host] : h->host, la = at ^ (write ? f->w : f->r), len = s->size;
 	if (s->guess && at <= s->probe.limit) {
-		on_wrong_guesses(c, s, la);
+		on_wrong_guesses(c, s);
 		return jit_host(j, s->retry);
 	}
 	note_miss(c, la);

@@ -71,10 +71,10 @@ struct site {
 	u8 pad_[2];
 	union {
 		u32 helper; /* two struct insn: a copy, and what returns to us */
-		/* SITE_READ, SITE_WRITE. split: of a group in a region or twin: the same instruction without groups; 0: in the interpreter. The rest of a guess: */
+		/* SITE_READ, SITE_WRITE. split: of a group in a region or twin: the same instruction without groups; 0: in the interpreter. The rest, but for at and limit, of a guess: */
 		struct {
 			u32 split;
-			u32 at;      /* its place, in host code: the first displacement that has it */
+			u32 at;      /* its place, in host code: the first displacement that has it; not a guess: behind the probe */
 			u32 place;   /* the same: byte offset in the bank */
 			i32 left;    /* so many wrong guesses until C is asked for a better one */
 			u64 limit;   /* 4096 - size */
@@ -122,7 +122,7 @@ struct hot {
 	u8 *ret_empty;          /* what lies at rsp_base */
 	const struct site *ret; /* of the last RET */
 	u64 tmp, tmp2;
-	u64 guess_rax;
+	u64 search_rax, place;  /* the place where a probe looked that is no guess */
 	const struct site *site;
 	void *on_site;
 	void *way[WAYS];        /* C that a thunk of j->way calls */
@@ -164,7 +164,7 @@ struct jit {
 	u8 *enter, *out, *out_vec, *gone, *go_on; /* thunks: into host code; from a site to C */
 	u8 *way[WAYS];          /* thunks: a call either ends in the other side's host code, or comes back with nothing done; use S0, S1, HOST */
 	u8 *load_flags;         /* a call of it brings the flags from memory into the host's; uses S1 */
-	u8 *guess[2][2];        /* thunks [writes][address in HOST]: a guess was wrong; S1: its site */
+	u8 *search[2][2][2];    /* thunks [guess][writes][address in HOST]: what a probe looks for may be elsewhere; S1: its site */
 	u8 *ret_miss;           /* a return to another place than the host's stack says; S0: rip, S1: the RET's site */
 	u32 jump_gen;           /* c->tlb->jump_gen when the host's stack was empty */
 	struct { u64 space, rsp, base; } stretch[RETURNS_DEPTH]; /* returns.c */
@@ -223,10 +223,10 @@ extern const struct interp_hooks jit_hooks;
 
 /* ---- memory.c ---- */
 #define GUESS_NEXT 22 /* from a guess's first displacement in host code to its second */
-#define GUESS_BACK 5  /* length of the jump behind the thunk's call in a guess's stub */
+#define SEARCH_BACK 5 /* length of the jump behind the thunk's call in a probe's stub */
 #define GUESSES 16    /* wrong ones until C is asked */
-/* From now on the site looks for la's page first. */
-void jit_guess(struct jit *j, struct site *s, u64 la);
+/* From now on the site looks at this place, a byte offset in the bank, first. */
+void jit_guess(struct jit *j, struct site *s, u32 place);
 
 /* ---- thunks.c ---- */
 void jit_make_thunks(struct cpu *c);

@@ -127,9 +127,8 @@ static void guess(struct tr *t, unsigned reg, unsigned size, struct site *s)
 	t->host = 0;
 }
 
-void jit_guess(struct jit *j, struct site *s, u64 la)
+void jit_guess(struct jit *j, struct site *s, u32 place)
 {
-	u32 place = ((la >> 12) & (TLB_ENTRIES - 1)) * sizeof(struct tlb_fast);
 	u32 at[2] = { place + (u32)tag_at(s->kind == SITE_WRITE), place + offsetof(struct tlb_fast, host) };
 	s->probe.left = GUESSES;
 	if (s->probe.place == place)
@@ -139,40 +138,80 @@ void jit_guess(struct jit *j, struct site *s, u64 la)
 	memcpy(jit_host(j, s->probe.at + GUESS_NEXT), &at[1], 4);
 }
 
-void memory_guess_stub(struct tr *t, const struct site *s)
+/* Behind the probe. */
+static u8 *back_at(const struct tr *t, const struct site *s) { return jit_host(t->j, s->guess ? s->probe.at + GUESS_NEXT + 4 : s->probe.at); }
+
+void memory_stub(struct tr *t, const struct site *s)
 {
 	struct as *a = &t->a;
+	if (!s->guess)
+		as_store(a, 8, rm_abs(&t->hot->place), S1);
 	as_lea(a, 8, S1, rm_abs(s));
-	as_call(a, t->j->guess[s->kind == SITE_WRITE][s->group]);
-	as_jmp(a, jit_host(t->j, s->probe.at + GUESS_NEXT + 4));
+	as_call(a, t->j->search[s->guess][s->kind == SITE_WRITE][s->group]);
+	as_jmp(a, back_at(t, s));
 }
 
-/* S1: the site of a wrong guess; reg: address xor the tag that was there. Back behind the guess with the host address; or, when the page is not in its place either or
- * too many guesses were wrong, GUESS_BACK bytes further on, as from a probe without a guess. */
-u8 *memory_guess_thunk(struct as *a, struct jit *j, bool write, unsigned reg)
+/* reg = linear -> host, if the page is at place RAX. */
+static void look_at(struct as *a, bool write, unsigned reg)
 {
-	u8 *thunk = a->p;
-	struct hot *h = j->hot;
-	as_store(a, 8, rm_abs(&h->guess_rax), RAX);
-	as_load(a, 4, RAX, rm_mem(S1, offsetof(struct site, probe.place)));
-	as_gs(a);
-	as_alu_load(a, OP_XOR, 8, reg, rm_mem(RAX, tag_at(write)));
-	memory_place(a, j, RAX, reg);
 	as_gs(a);
 	as_alu_load(a, OP_XOR, 8, reg, rm_mem(RAX, tag_at(write)));
 	as_alu_load(a, OP_CMP, 8, reg, rm_mem(S1, offsetof(struct site, probe.limit)));
+}
+
+/* RAX = offset of reg's place among those aside: mmu_aside_slot(). */
+static void aside_place(struct as *a, unsigned reg)
+{
+	as_mov(a, 8, RAX, reg);
+	as_ins(a, 0, 8, 0xc1, DIGIT | 5, rm_reg(RAX), 1); /* shr */
+	as8(a, 11);
+	as_alu_load(a, OP_XOR, 8, RAX, rm_reg(reg));
+	as_ins(a, 0, 8, 0xc1, DIGIT | 5, rm_reg(RAX), 1);
+	as8(a, 7);
+	as_alu_imm(a, 0, OP_AND, 4, rm_reg(RAX), (TLB_ASIDE - 1) * sizeof(struct tlb_fast));
+	as_alu_imm(a, 0, OP_ADD, 4, rm_reg(RAX), offsetof(struct tlb_bank, aside));
+}
+
+/* S1: the site of a probe that failed; reg: address xor the tag that was there. Back behind the probe with the host address; or, when the page is not aside either, or
+ * too many guesses were wrong, or the access goes on in the next page: SEARCH_BACK bytes further on, as a probe that fails. */
+u8 *memory_search_thunk(struct as *a, struct jit *j, bool guess, bool write, unsigned reg)
+{
+	u8 *thunk = a->p, *found = NULL, *ask = NULL;
+	struct hot *h = j->hot;
+	as_store(a, 8, rm_abs(&h->search_rax), RAX);
+	if (guess) {
+		as_load(a, 4, RAX, rm_mem(S1, offsetof(struct site, probe.place)));
+		as_gs(a);
+		as_alu_load(a, OP_XOR, 8, reg, rm_mem(RAX, tag_at(write)));
+		memory_place(a, j, RAX, reg);
+		look_at(a, write, reg);
+		found = as_jcc(a, CC_BE, a->p);
+	} else {
+		as_load(a, 8, RAX, rm_abs(&h->place));
+	}
+	as_alu_imm(a, 0, OP_CMP, 8, rm_reg(reg), 4095);
+	u8 *straddles = as_jcc(a, CC_BE, a->p);
+	as_gs(a);
+	as_alu_load(a, OP_XOR, 8, reg, rm_mem(RAX, tag_at(write)));
+	aside_place(a, reg);
+	look_at(a, write, reg);
 	u8 *miss = as_jcc(a, CC_A, a->p);
-	as_alu_imm(a, 0, OP_SUB, 4, rm_mem(S1, offsetof(struct site, probe.left)), 1);
-	u8 *ask = as_jcc(a, CC_S, a->p);
+	if (guess) {
+		as_aim(found, a->p);
+		as_alu_imm(a, 0, OP_SUB, 4, rm_mem(S1, offsetof(struct site, probe.left)), 1);
+		ask = as_jcc(a, CC_S, a->p);
+	}
 	as_gs(a);
 	as_alu_load(a, OP_ADD, 8, reg, rm_mem(RAX, offsetof(struct tlb_fast, host)));
-	as_load(a, 8, RAX, rm_abs(&h->guess_rax));
+	as_load(a, 8, RAX, rm_abs(&h->search_rax));
 	as8(a, 0xc3);
 	as_aim(miss, a->p);
-	as_aim(ask, a->p);
+	as_aim(straddles, a->p);
+	if (guess)
+		as_aim(ask, a->p);
 	as_mov(a, 8, S1, RAX);
-	as_load(a, 8, RAX, rm_abs(&h->guess_rax));
-	as_alu_imm(a, 0, OP_ADD, 8, rm_mem(RSP, 0), GUESS_BACK);
+	as_load(a, 8, RAX, rm_abs(&h->search_rax));
+	as_alu_imm(a, 0, OP_ADD, 8, rm_mem(RSP, 0), SEARCH_BACK);
 	as8(a, 0xc3);
 	return thunk;
 }
@@ -192,6 +231,8 @@ static void probe(struct tr *t, unsigned reg, unsigned size, struct site *s)
 	tr_stub(t, as_jcc(a, CC_A, a->p), s);
 	as_gs(a);
 	as_alu_load(a, OP_ADD, 8, reg, rm_mem(S1, offsetof(struct tlb_fast, host)));
+	s->probe.at = jit_off(t->j, a->p);
+	s->probe.limit = 4096 - size;
 	t->host = 0;
 }
 

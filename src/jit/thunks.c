@@ -193,8 +193,8 @@ void jit_make_thunks(struct cpu *c)
 		make_way(&a, c, j->hot, way);
 		a.p = (u8 *)align_up((uintptr_t)a.p, 64);
 	}
-	for (unsigned n = 0; n < 4; n++) {
-		j->guess[n / 2][n % 2] = memory_guess_thunk(&a, j, n / 2, n % 2 ? HOST : S0);
+	for (unsigned n = 0; n < 8; n++) {
+		j->search[n >> 2][n >> 1 & 1][n & 1] = memory_search_thunk(&a, j, n >> 2, n >> 1 & 1, n & 1 ? HOST : S0);
 		a.p = (u8 *)align_up((uintptr_t)a.p, 64);
 	}
 	u8 *ret_empty = j->hot->ret_empty = make_ret_miss(&a, j);

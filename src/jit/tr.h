@@ -233,9 +233,9 @@ bool tr_access_is_free(const struct tr *t);
 /* For what does its own: S0 = linear address of the memory operand, changing flags only for FS and GS; S0: linear -> host address, or leave, changing S1 and flags. */
 bool tr_address(struct tr *t, const struct insn *i);
 void tr_probe(struct tr *t, unsigned size, bool write);
-/* In the stub of a site that guesses: its thunk, and back. What follows is for when it missed. */
-void memory_guess_stub(struct tr *t, const struct site *s);
-u8 *memory_guess_thunk(struct as *a, struct jit *j, bool write, unsigned reg);
+/* First in the stub of a probe: a thunk that looks elsewhere, and back. What follows is for when it did not find the page. */
+void memory_stub(struct tr *t, const struct site *s);
+u8 *memory_search_thunk(struct as *a, struct jit *j, bool guess, bool write, unsigned reg);
 /* Lockstep: what is at t->m, in S0, is about to be overwritten. Changes S0, S1 and flags. */
 void tr_log_store(struct tr *t, unsigned size);
 /* Leaves unless t->m is a multiple of mask + 1. */

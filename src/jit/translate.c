@@ -62,8 +62,8 @@ static void put_stubs(struct tr *t)
 		as_aim(st->at, a->p);
 		if (st->site->kind == SITE_LINK && st->site->link.at == jit_off(t->j, st->at))
 			st->site->link.stub = jit_off(t->j, a->p);
-		if (st->site->guess)
-			memory_guess_stub(t, st->site);
+		if (st->site->kind == SITE_READ || st->site->kind == SITE_WRITE)
+			memory_stub(t, st->site);
 		if (t->twin && st->site->group)
 			twin_put(t, st);
 		as_call(a, st->site->vec ? t->j->out_vec : t->j->out);
