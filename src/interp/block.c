@@ -157,13 +157,12 @@ void block_forget_all(struct cpu *c)
 }
 
 /* ---- leaving early ---- */
-static unsigned first_slot(const struct block *b) { return b->frame[1] != NO_FRAME; }
 
 void interp_uncount(struct cpu *c, const struct insn *i, bool done)
 {
 	const struct block *b = interp_of(c)->cur;
 	unsigned ran = done;
-	for (unsigned k = first_slot(b); k < b->slots && b->insn[k].off < i->off; k++) /* i may be a copy */
+	for (unsigned k = block_first_slot(b); k < b->slots && b->insn[k].off < i->off; k++) /* i may be a copy */
 		ran++;
 	if (ran < b->n)
 		c->icount -= b->n - ran;

@@ -39,6 +39,8 @@ struct block {
 	struct insn insn[];
 };
 #define NO_FRAME (~0u)
+/* Slot of its first instruction: one that crosses pages comes after a look at the second page. */
+static inline unsigned block_first_slot(const struct block *b) { return b->frame[1] != NO_FRAME; }
 
 #define JUMP_CACHE 8192
 #define HASH_SIZE 65536

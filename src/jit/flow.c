@@ -127,6 +127,8 @@ void tr_edges(struct tr *t)
 		t->start = e->start;
 		tr_goto(t, e->off);
 	}
+	t->b = t->code->block;
+	t->first = 0;
 }
 
 bool e_jcc(struct tr *t, const struct insn *i)

@@ -28,22 +28,24 @@ static void host_code(const struct tr *t, const u8 *from, const u8 *to)
 void tr_trace(const struct tr *t)
 {
 	struct cpu *c = t->c;
+	const struct block *b = t->code->block;
+	unsigned first = block_first_slot(b), end = first + b->n;
 	u64 rip = c->arch.gpr[GPR_BLOCK_RIP];
 	const u8 *cold = t->hot_end;
-	trace_line(TRACE_JIT, "cpu%u block %016llx: %u instructions, %ld bytes and %ld of stubs at host %p", c->index, (unsigned long long)rip, t->b->n,
+	trace_line(TRACE_JIT, "cpu%u block %016llx: %u instructions, %ld bytes and %ld of stubs at host %p", c->index, (unsigned long long)rip, b->n,
 		   (long)(cold - t->code->far), (long)(t->a.p - cold), (void *)t->code->far);
-	host_code(t, t->code->far, t->begin[0]);
-	for (unsigned k = 0; k < t->b->n && t->begin[k]; k++) {
+	host_code(t, t->code->far, t->begin[first]);
+	for (unsigned k = first; k < end && t->begin[k]; k++) {
 		struct isa_insn in;
 		u8 bytes[ISA_MAX_LEN];
-		u64 at = rip + t->b->insn[k].off, bad;
+		u64 at = rip + b->insn[k].off, bad;
 		char text[128] = "?", hex[40];
 		unsigned len = mmu_fetch_bytes(c, at, bytes, ISA_MAX_LEN, &bad);
-		if (isa_decode(&t->j->in.dec, jit_isa(t->b), bytes, len, &in) == ISA_OK)
+		if (isa_decode(&t->j->in.dec, jit_isa(b), bytes, len, &in) == ISA_OK)
 			isa_format(&in, at, text, sizeof text);
-		bytes_of(bytes, t->b->insn[k].len, hex, sizeof hex);
+		bytes_of(bytes, b->insn[k].len, hex, sizeof hex);
 		trace_line(TRACE_JIT, "    %-28s %s", hex, text);
-		host_code(t, t->begin[k], k + 1u < t->b->n && t->begin[k + 1] ? t->begin[k + 1] : cold);
+		host_code(t, t->begin[k], k + 1u < end && t->begin[k + 1] ? t->begin[k + 1] : cold);
 	}
 }
 
