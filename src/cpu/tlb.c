@@ -118,23 +118,24 @@ static bool filter_may_know(const u64 *filter, unsigned width, u64 number)
 	return true;
 }
 
-/* Its slot is another one: no address that a guest jumps to can match. */
-static void jump_clear(struct tlb_bank *b, unsigned i) { b->jump[i].rip = i ? 0 : 2; }
+/* Its slot is another one: no address that a guest jumps to and that is looked up can match. Nor can one that host code looks for in any slot (jit/flow.c): those are
+ * near a canonical one. */
+static void jump_clear(const struct tlb *t, struct tlb_bank *b, unsigned i) { b->jump[i].rip = t->nowhere + (mmu_jump_slot(t->nowhere) == i ? 2 : 0); }
 
-static void bank_clear_jumps(struct tlb_bank *b)
+static void bank_clear_jumps(const struct tlb *t, struct tlb_bank *b)
 {
 	for (unsigned i = 0; i < TLB_JUMPS; i++)
-		jump_clear(b, i);
+		jump_clear(t, b, i);
 	memset(b->jump_pages, 0, sizeof b->jump_pages);
 	memset(b->jump_local, 0, sizeof b->jump_local);
 	b->any_jump = b->any_local = false;
 }
 
-static void bank_clear_local_jumps(struct tlb_bank *b)
+static void bank_clear_local_jumps(const struct tlb *t, struct tlb_bank *b)
 {
 	for (unsigned k = 0; k < array_len(b->jump_local); k++) {
 		for (u64 m = b->jump_local[k]; m; m &= m - 1)
-			jump_clear(b, 64 * k + (unsigned)__builtin_ctzll(m));
+			jump_clear(t, b, 64 * k + (unsigned)__builtin_ctzll(m));
 		b->jump_local[k] = 0;
 	}
 	b->any_local = false;
@@ -149,7 +150,7 @@ static void drop_jumps(struct tlb *t, struct tlb_ctx *x, bool keep_global)
 	t->jump_gen++;
 	for (unsigned cls = 0; cls < 3; cls++)
 		if (keep_global ? b[cls].any_local : b[cls].any_jump) {
-			(keep_global ? bank_clear_local_jumps : bank_clear_jumps)(&b[cls]);
+			(keep_global ? bank_clear_local_jumps : bank_clear_jumps)(t, &b[cls]);
 			++*(keep_global ? &t->emptied.of_local : &t->emptied.by_flush);
 		}
 }
@@ -163,7 +164,7 @@ static void drop_page_jumps(struct tlb *t, struct tlb_ctx *x, u64 la)
 		if (b[cls].any_jump && filter_may_know(b[cls].jump_pages, TLB_PAGE_BITS, la >> 12)) {
 			t->jump_gen++;
 			t->emptied.by_page++;
-			bank_clear_jumps(&b[cls]);
+			bank_clear_jumps(t, &b[cls]);
 		}
 }
 
@@ -185,7 +186,7 @@ struct tlb_bank *mmu_bank_ready(struct cpu *c)
 			bank_entry_clear(t, b, i);
 		for (unsigned i = 0; i < TLB_ASIDE; i++)
 			bank_clear_aside(t, &b->aside[i]);
-		bank_clear_jumps(b);
+		bank_clear_jumps(t, b);
 		b->ready = true;
 	}
 	t->cur_bank[c->acc_class] = b;
@@ -237,7 +238,7 @@ void mmu_bank_forget_jump(struct cpu *c, u64 rip)
 	struct tlb_bank *b = mmu_bank(c);
 	unsigned i = mmu_jump_slot(rip);
 	if (c->acc_class != 3 && b->jump[i].rip == rip)
-		jump_clear(b, i);
+		jump_clear(c->tlb, b, i);
 }
 
 void mmu_bank_mode(struct cpu *c, bool flat)
@@ -246,7 +247,7 @@ void mmu_bank_mode(struct cpu *c, bool flat)
 	for (; c->acc_class < 3 && cls < end; cls++) {
 		struct tlb_bank *b = c->tlb->cur_bank[cls];
 		if (b && b->flat != flat) {
-			bank_clear_jumps(b);
+			bank_clear_jumps(c->tlb, b);
 			b->flat = flat;
 		}
 	}
@@ -256,7 +257,7 @@ void mmu_banks_drop_jumps(struct cpu *c)
 {
 	for (unsigned i = 0; c->tlb->banks && i < BANKS; i++)
 		if (c->tlb->banks[i].any_jump)
-			bank_clear_jumps(&c->tlb->banks[i]);
+			bank_clear_jumps(c->tlb, &c->tlb->banks[i]);
 }
 
 static void clear_entry(struct tlb *t, struct tlb_ctx *x, unsigned i)

@@ -548,6 +548,8 @@ static u8 *on_jump(struct cpu *c, struct site *s)
 		if (b && b->code) {
 			j->stats.jump_fills++;
 			mmu_bank_jump(c, rip, ((struct code *)b->code)->far);
+			if (s->guess)
+				jit_guess_jump(j, s, rip);
 			return jit_host(j, s->retry);
 		}
 	}

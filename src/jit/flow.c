@@ -56,6 +56,66 @@ static void lookup(struct tr *t, struct site *s)
 	t->host = 0;
 }
 
+/* S0: the target, always the same as long as the page stays where it is: its place in the table is in the code, as a guess. */
+static void far_jump(struct tr *t, struct site *s, bool call)
+{
+	struct as *a = &t->a;
+	s->far = true;
+	s->retry = jit_off(t->j, a->p);
+	if (t->j->lockstep) {
+		lookup(t, s);
+		as_gs(a);
+		as_ins(a, 0, 4, 0xff, DIGIT | (call ? 2 : 4), rm_index(S1, 3, JUMP_AT(code)), 0);
+		return;
+	}
+	s->guess = true;
+	s->call = call;
+	as_gs(a);
+	as_alu_load(a, OP_CMP, 8, S0, rm_index(RSP, 0, JUMP_AT(rip))); /* RSP: no index */
+	s->probe.at = jit_off(t->j, a->p - 4);
+	tr_stub(t, as_jcc(a, CC_NE, a->p), s);
+	as_gs(a);
+	as_ins(a, 0, 4, 0xff, DIGIT | (call ? 2 : 4), rm_index(RSP, 0, JUMP_AT(code)), 0);
+	bug_if(a->p - 4 != jit_host(t->j, s->probe.at + JUMP_NEXT));
+	t->host = 0;
+}
+
+void jit_guess_jump(struct jit *j, struct site *s, u64 rip)
+{
+	u32 at = mmu_jump_slot(rip) * sizeof(struct tlb_jump), rip_at = at + JUMP_AT(rip), code_at = at + JUMP_AT(code);
+	s->probe.left = ++s->probe.asks < JUMP_ASKS ? GUESSES : INT32_MAX;
+	if (s->probe.place == at + 1)
+		return;
+	s->probe.place = at + 1; /* 0: none yet */
+	memcpy(jit_host(j, s->probe.at), &rip_at, 4);
+	memcpy(jit_host(j, s->probe.at + JUMP_NEXT), &code_at, 4);
+}
+
+void flow_stub(struct tr *t, const struct site *s)
+{
+	struct as *a = &t->a;
+	as_lea(a, 8, S1, rm_abs(s));
+	as_call(a, t->j->far[s->call]);
+	if (s->call) /* the return address that the target finds: on behind the call */
+		as_jmp(a, jit_host(t->j, s->probe.at + JUMP_NEXT + 4));
+}
+
+u8 *flow_far_thunk(struct as *a, struct jit *j, bool call)
+{
+	u8 *thunk = a->p;
+	as_alu_imm(a, 0, OP_SUB, 4, rm_mem(S1, offsetof(struct site, probe.left)), 1);
+	u8 *ask = as_jcc(a, CC_S, a->p), *miss = flow_lookup(a, j);
+	if (!call)
+		as_lea(a, 8, RSP, rm_mem(RSP, 8));
+	flow_jump_found(a);
+	as_aim(ask, a->p);
+	as_aim(miss, a->p);
+	if (call)
+		as_alu_imm(a, 0, OP_ADD, 8, rm_mem(RSP, 0), SEARCH_BACK);
+	as8(a, 0xc3);
+	return thunk;
+}
+
 static bool same_page(i64 off) { return off >= 0 && off < 4096; }
 static bool backward(struct tr *t, i64 off) { return off <= t->b->off; }
 
@@ -85,12 +145,9 @@ void tr_goto(struct tr *t, i64 off)
 		return;
 	}
 	s = tr_site(t, SITE_JUMP);
-	s->far = true;
 	as_load(a, 8, S0, rm_abs(&t->hot->page));
 	as_lea(a, t->width, S0, rm_mem(S0, (i32)off));
-	s->retry = jit_off(t->j, a->p);
-	lookup(t, s);
-	flow_jump_found(&t->a);
+	far_jump(t, s, false);
 }
 
 /* The chained handlers of 64-bit mode want offsets from the block's start, the others what the instruction says. */
@@ -297,13 +354,9 @@ static void call_direct(struct tr *t, const struct insn *i)
 		link_jump(t, a->p - 4, s);
 	} else {
 		s = tr_site(t, SITE_JUMP);
-		s->far = true;
 		as_load(a, 8, S0, rm_abs(&t->hot->page)); /* S1 is gone after SITE_DEEP */
 		as_lea(a, t->width, S0, rm_mem(S0, (i32)to));
-		s->retry = jit_off(t->j, a->p);
-		lookup(t, s);
-		as_gs(a);
-		as_ins(a, 0, 4, 0xff, DIGIT | 2, rm_index(S1, 3, JUMP_AT(code)), 0);
+		far_jump(t, s, true);
 	}
 	landing(t, i);
 }

@@ -65,13 +65,14 @@ struct site {
 	bool live : 1;         /* the recipe holds */
 	bool twice : 1;        /* SITE_READ, SITE_WRITE: the instruction probes again, and the two may want the same entry for ever */
 	bool vec : 1, vec_wide : 1; /* vector registers are in use; were loaded whole */
-	bool guess : 1;        /* SITE_READ, SITE_WRITE: looks in one place of the bank first: probe.at ... */
+	bool guess : 1;        /* SITE_READ, SITE_WRITE, SITE_JUMP: looks in one place of the bank first: probe.at ... */
+	bool call : 1;         /* SITE_JUMP: the host's stack gets a return address */
 	u16 vec_dirty;         /* vector registers whose values are newer than arch.ymm */
 	struct recipe recipe;
 	u8 pad_[2];
 	union {
 		u32 helper; /* two struct insn: a copy, and what returns to us */
-		/* SITE_READ, SITE_WRITE. split: of a group in a region or twin: the same instruction without groups; 0: in the interpreter. The rest, but for at and limit, of a guess: */
+		/* SITE_READ, SITE_WRITE, SITE_JUMP. split: of a group in a region or twin: the same instruction without groups; 0: in the interpreter. The rest, but for at and limit, of a guess: */
 		struct {
 			u32 split;
 			u32 at;      /* its place, in host code: the first displacement that has it; not a guess: behind the probe */
@@ -165,6 +166,7 @@ struct jit {
 	u8 *way[WAYS];          /* thunks: a call either ends in the other side's host code, or comes back with nothing done; use S0, S1, HOST */
 	u8 *load_flags;         /* a call of it brings the flags from memory into the host's; uses S1 */
 	u8 *search[2][2][2];    /* thunks [guess][writes][address in HOST]: what a probe looks for may be elsewhere; S1: its site */
+	u8 *far[2];             /* thunks [call]: a far jump's target may be elsewhere in the jump table; S0: rip, S1: its site */
 	u8 *ret_miss;           /* a return to another place than the host's stack says; S0: rip, S1: the RET's site */
 	u32 jump_gen;           /* c->tlb->jump_gen when the host's stack was empty */
 	struct { u64 space, rsp, base; } stretch[RETURNS_DEPTH]; /* returns.c */
@@ -227,6 +229,11 @@ extern const struct interp_hooks jit_hooks;
 #define GUESSES 16    /* wrong ones until C is asked */
 /* From now on the site looks at this place, a byte offset in the bank, first. */
 void jit_guess(struct jit *j, struct site *s, u32 place);
+
+/* ---- flow.c ---- */
+#define JUMP_NEXT 14  /* the same in a far jump */
+#define JUMP_ASKS 8   /* that wander are left to the thunk after so many times */
+void jit_guess_jump(struct jit *j, struct site *s, u64 rip);
 
 /* ---- thunks.c ---- */
 void jit_make_thunks(struct cpu *c);

@@ -197,6 +197,10 @@ void jit_make_thunks(struct cpu *c)
 		j->search[n >> 2][n >> 1 & 1][n & 1] = memory_search_thunk(&a, j, n >> 2, n >> 1 & 1, n & 1 ? HOST : S0);
 		a.p = (u8 *)align_up((uintptr_t)a.p, 64);
 	}
+	for (unsigned call = 0; call < 2; call++) {
+		j->far[call] = flow_far_thunk(&a, j, call);
+		a.p = (u8 *)align_up((uintptr_t)a.p, 64);
+	}
 	u8 *ret_empty = j->hot->ret_empty = make_ret_miss(&a, j);
 	j->enter = a.p = (u8 *)align_up((uintptr_t)a.p, 64);
 	make_enter(&a, c, j->hot, ret_empty);

@@ -19,8 +19,8 @@ const u8 jit_home[16] = { RAX, RCX, RDX, RBX, R8, RBP, RSI, RDI, NO_HOME, NO_HOM
 /* ---- sites ---- */
 struct site *tr_site(struct tr *t, enum site_kind kind)
 {
-	bool probes = kind == SITE_READ || kind == SITE_WRITE;
-	size_t size = kind == SITE_LINK || probes ? sizeof(struct site) : offsetof(struct site, helper) + sizeof(u32);
+	bool looks = kind == SITE_READ || kind == SITE_WRITE || kind == SITE_JUMP;
+	size_t size = kind == SITE_LINK || looks ? sizeof(struct site) : offsetof(struct site, helper) + sizeof(u32);
 	t->cold -= align_up(size, 4);
 	struct site *s = (struct site *)t->cold;
 	memset(s, 0, size);
@@ -64,6 +64,8 @@ static void put_stubs(struct tr *t)
 			st->site->link.stub = jit_off(t->j, a->p);
 		if (st->site->kind == SITE_READ || st->site->kind == SITE_WRITE)
 			memory_stub(t, st->site);
+		else if (st->site->kind == SITE_JUMP && st->site->guess)
+			flow_stub(t, st->site);
 		if (t->twin && st->site->group)
 			twin_put(t, st);
 		as_call(a, st->site->vec ? t->j->out_vec : t->j->out);
