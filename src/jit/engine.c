@@ -445,6 +445,27 @@ static void guess_after_miss(struct jit *j, struct site *s, u64 la)
 		jit_guess(j, s, ((la >> 12) & (TLB_ENTRIES - 1)) * sizeof(struct tlb_fast));
 }
 
+/* A load that goes on in the next page: its bytes from both, put together where the host's address has the alignment of the guest's. NULL: it is not plain memory. */
+static u8 *on_border(struct cpu *c, const struct site *s, u64 la)
+{
+	struct jit *j = jit_of(c);
+	u64 first = PAGE_SIZE - (la & 0xfff), one = first, other = s->size - first;
+	u8 *to = j->hot->both + (la & 63);
+	if (s->size > 64 || !cpu_canonical(la) || !cpu_canonical(la + s->size - 1) || (!(c->mode & MODE_L) && la + s->size > BIT(32)))
+		return NULL;
+	const void *from = mmu_span(c, la, false, &one);
+	if (!from || one != first)
+		return NULL;
+	memcpy(to, from, first);
+	from = mmu_span(c, la + first, false, &other);
+	if (!from || first + other != s->size)
+		return NULL;
+	memcpy(to + first, from, other);
+	j->hot->s0 = (uintptr_t)to;
+	j->stats.borders++;
+	return jit_host(j, s->probe.at + (s->guess ? GUESS_NEXT + 4 : 0));
+}
+
 static u8 *on_miss(struct cpu *c, struct site *s)
 {
 	struct jit *j = jit_of(c);
@@ -471,6 +492,11 @@ static u8 *on_miss(struct cpu *c, struct site *s)
 			settle(c, s);
 			return after_handler(c, STEP_FAULT);
 		}
+	}
+	if (!write && s->probe.at && (la & 0xfff) + s->size > PAGE_SIZE && !j->lockstep) {
+		u8 *to = on_border(c, s, la);
+		if (to)
+			return to;
 	}
 	j->stats.slow++;
 	return leave_to(c, s);

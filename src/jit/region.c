@@ -276,6 +276,8 @@ static void put_site(struct tr *t, const struct stub *st)
 		as_alu_imm(a, 0, OP_CMP, 8, rm_reg(t->plan->host[s->host]), 4095);
 		straddles = as_jcc(a, CC_BE, a->p);
 	}
+	if (s->kind == SITE_READ)
+		s->probe.at = 0; /* C cannot go on behind the probe: registers are not where it wants them */
 	if (st->part == FAST)
 		move_hosts(t, st, true);
 	canonical(t);
