@@ -428,11 +428,11 @@ static void on_wrong_guesses(struct cpu *c, struct site *s)
 		j->asks.since = now;
 		j->asks.n = 0;
 	}
-	if (s->probe.since && (j->asks.often || (u32)now - s->probe.since < ASK_OWN))
-		s->probe.asks++;
+	if (s->probe.since && (j->asks.often || (u16)((now >> 8) - s->probe.since) < ASK_OWN >> 8))
+		s->probe.asks = (u8)min_u64(s->probe.asks + 1u, ASKS_DROP);
 	else
 		s->probe.asks = 0;
-	s->probe.since = (u32)now | 1;
+	s->probe.since = (u16)(now >> 8 | 1);
 	jit_guess(j, s, (u32)j->hot->s1);
 	if (s->probe.asks >= ASKS_MARK && b->key != BLOCK_DEAD_KEY)
 		scatter(c, b, s);

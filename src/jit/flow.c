@@ -83,10 +83,12 @@ static void far_jump(struct tr *t, struct site *s, bool call)
 void jit_guess_jump(struct jit *j, struct site *s, u64 rip)
 {
 	u32 at = mmu_jump_slot(rip) * sizeof(struct tlb_jump), rip_at = at + JUMP_AT(rip), code_at = at + JUMP_AT(code);
-	s->probe.left = ++s->probe.asks < JUMP_ASKS ? GUESSES : INT32_MAX;
-	if (s->probe.place == at + 1)
+	u16 number = (u16)(mmu_jump_slot(rip) + 1); /* 0: none yet */
+	s->probe.asks = (u8)min_u64(s->probe.asks + 1u, JUMP_ASKS);
+	s->probe.left = s->probe.asks < JUMP_ASKS ? GUESSES : INT16_MAX;
+	if (s->probe.place == number)
 		return;
-	s->probe.place = at + 1; /* 0: none yet */
+	s->probe.place = number;
 	memcpy(jit_host(j, s->probe.at), &rip_at, 4);
 	memcpy(jit_host(j, s->probe.at + JUMP_NEXT), &code_at, 4);
 }
@@ -103,7 +105,7 @@ void flow_stub(struct tr *t, const struct site *s)
 u8 *flow_far_thunk(struct as *a, struct jit *j, bool call)
 {
 	u8 *thunk = a->p;
-	as_alu_imm(a, 0, OP_SUB, 4, rm_mem(S1, offsetof(struct site, probe.left)), 1);
+	as_alu_imm(a, 0, OP_SUB, 2, rm_mem(S1, offsetof(struct site, probe.left)), 1);
 	u8 *ask = as_jcc(a, CC_S, a->p), *miss = flow_lookup(a, j);
 	if (!call)
 		as_lea(a, 8, RSP, rm_mem(RSP, 8));

@@ -76,11 +76,11 @@ struct site {
 		struct {
 			u32 split;
 			u32 at;      /* its place, in host code: the first displacement that has it; not a guess: behind the probe */
-			u32 place;   /* the same: byte offset in the bank */
-			i32 left;    /* so many wrong guesses until C is asked for a better one */
 			u64 limit;   /* 4096 - size */
-			u32 since;   /* icount when C was asked last */
-			u32 asks;
+			u16 place;   /* the guess: number in the bank */
+			i16 left;    /* so many wrong guesses until C is asked for a better one */
+			u16 since;   /* icount / 256 when C was asked last */
+			u8 asks;
 		} probe;
 		/* off: target, from the page. at 0: never linked. to: 0 or where it leads, as block; next: in its list */
 		struct { i32 off; u32 at, stub, to, next, own; } link; /* own: the code's next link */

@@ -22,7 +22,7 @@
  * does the rest of the block, and when that happens often the block gets a twin without groups (twin.c). */
 #include "jit/tr.h"
 
-_Static_assert(sizeof(struct tlb_fast) == 32, "the probe's shift");
+_Static_assert(sizeof(struct tlb_fast) == 32, "the shifts of probe and thunk");
 
 /* Base and index in registers; at most one load each. */
 static struct rm plain(struct tr *t, const struct address *at, unsigned to)
@@ -129,11 +129,12 @@ static void guess(struct tr *t, unsigned reg, unsigned size, struct site *s)
 
 void jit_guess(struct jit *j, struct site *s, u32 place)
 {
+	u16 number = (u16)(place / sizeof(struct tlb_fast));
 	u32 at[2] = { place + (u32)tag_at(s->kind == SITE_WRITE), place + offsetof(struct tlb_fast, host) };
 	s->probe.left = GUESSES;
-	if (s->probe.place == place)
+	if (s->probe.place == number)
 		return;
-	s->probe.place = place;
+	s->probe.place = number;
 	memcpy(jit_host(j, s->probe.at), &at[0], 4);
 	memcpy(jit_host(j, s->probe.at + GUESS_NEXT), &at[1], 4);
 }
@@ -180,7 +181,9 @@ u8 *memory_search_thunk(struct as *a, struct jit *j, bool guess, bool write, uns
 	struct hot *h = j->hot;
 	as_store(a, 8, rm_abs(&h->search_rax), RAX);
 	if (guess) {
-		as_load(a, 4, RAX, rm_mem(S1, offsetof(struct site, probe.place)));
+		as_ins(a, 0, 4, 0x0fb7, RAX, rm_mem(S1, offsetof(struct site, probe.place)), 0); /* movzx */
+		as_ins(a, 0, 4, 0xc1, DIGIT | 4, rm_reg(RAX), 1); /* shl */
+		as8(a, 5);
 		as_gs(a);
 		as_alu_load(a, OP_XOR, 8, reg, rm_mem(RAX, tag_at(write)));
 		memory_place(a, j, RAX, reg);
@@ -198,7 +201,7 @@ u8 *memory_search_thunk(struct as *a, struct jit *j, bool guess, bool write, uns
 	u8 *miss = as_jcc(a, CC_A, a->p);
 	if (guess) {
 		as_aim(found, a->p);
-		as_alu_imm(a, 0, OP_SUB, 4, rm_mem(S1, offsetof(struct site, probe.left)), 1);
+		as_alu_imm(a, 0, OP_SUB, 2, rm_mem(S1, offsetof(struct site, probe.left)), 1);
 		ask = as_jcc(a, CC_S, a->p);
 	}
 	as_gs(a);
