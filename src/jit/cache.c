@@ -12,7 +12,7 @@
 #include <sys/mman.h>
 
 /* All vCPUs together; with the interpreter's share the VM process stays within 64 MiB beside its guest's memory. */
-#define CODE_TOTAL (18 * MiB)
+#define CODE_TOTAL (16 * MiB)
 #define CODE_MIN (2 * MiB)
 #define BLOCKS_TOTAL (19 * MiB)
 #define BLOCKS_MIN (3 * MiB)
