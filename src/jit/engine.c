@@ -445,6 +445,19 @@ static void guess_after_miss(struct jit *j, struct site *s, u64 la)
 		jit_guess(j, s, ((la >> 12) & (TLB_ENTRIES - 1)) * sizeof(struct tlb_fast));
 }
 
+/* mmu_span() found nothing at la, which the instruction wants, and says why in c->fault. A fault is delivered from this walk; devices and the like are the interpreter's. */
+static u8 *on_fault(struct cpu *c, struct site *s, u64 la)
+{
+	struct jit *j = jit_of(c);
+	if (c->fault.kind == EVENT_NONE || s->twice || j->lockstep || misaligned(&jit_block(j, s)->insn[s->slot], la)) {
+		j->stats.slow++;
+		return leave_to(c, s);
+	}
+	j->stats.faults++;
+	settle(c, s);
+	return after_handler(c, STEP_FAULT);
+}
+
 /* A load that goes on in the next page: its bytes from both, put together where the host's address has the alignment of the guest's. NULL: it is not plain memory. */
 static u8 *on_border(struct cpu *c, const struct site *s, u64 la)
 {
@@ -482,16 +495,12 @@ static u8 *on_miss(struct cpu *c, struct site *s)
 		c->icount = j->base - h->left;
 		c->arch.rip = h->page + jit_block(j, s)->off + jit_block(j, s)->insn[s->slot].off;
 		c->fault.kind = EVENT_NONE;
-		if (mmu_span(c, la, write, &len)) {
-			mmu_bank_fill(c, mmu_hit(c, la, 0));
-			guess_after_miss(j, s, la);
-			if (!s->twice)
-				return jit_host(j, s->retry);
-		} else if (c->fault.kind != EVENT_NONE && !s->twice && !j->lockstep && !misaligned(&jit_block(j, s)->insn[s->slot], la)) {
-			j->stats.faults++;
-			settle(c, s);
-			return after_handler(c, STEP_FAULT);
-		}
+		if (!mmu_span(c, la, write, &len))
+			return on_fault(c, s, la);
+		mmu_bank_fill(c, mmu_hit(c, la, 0));
+		guess_after_miss(j, s, la);
+		if (!s->twice)
+			return jit_host(j, s->retry);
 	}
 	if (!write && s->probe.at && (la & 0xfff) + s->size > PAGE_SIZE && !j->lockstep) {
 		u8 *to = on_border(c, s, la);
@@ -539,10 +548,8 @@ static u8 *on_group_miss(struct cpu *c, struct site *s)
 		return on_split(c, s);
 	c->icount = j->base - h->left;
 	c->arch.rip = h->page + jit_block(j, s)->off + jit_block(j, s)->insn[s->slot].off;
-	if (!mmu_span(c, la, s->writes, &len)) {
-		j->stats.slow++;
-		return leave_to(c, s);
-	}
+	if (!mmu_span(c, la + s->first, s->writes, &len)) /* what the instruction itself wants: its fault is exact */
+		return on_fault(c, s, la + s->first);
 	mmu_bank_fill(c, mmu_hit(c, la, 0));
 	guess_after_miss(j, s, la);
 	f = &h->bank->e[(la >> 12) & (TLB_ENTRIES - 1)];

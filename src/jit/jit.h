@@ -69,7 +69,7 @@ struct site {
 	bool call : 1;         /* SITE_JUMP: the host's stack gets a return address */
 	u16 vec_dirty;         /* vector registers whose values are newer than arch.ymm */
 	struct recipe recipe;
-	u8 pad_[2];
+	u16 first;             /* of a group: the instruction's own access, from the group's first byte */
 	union {
 		u32 helper; /* two struct insn: a copy, and what returns to us */
 		/* SITE_READ, SITE_WRITE, SITE_JUMP. split: of a group in a region or twin: the same instruction without groups; 0: in the interpreter. The rest, but for at and limit, of a guess: */

@@ -254,12 +254,16 @@ void tr_log_store(struct tr *t, unsigned size)
 }
 
 /* S0 has the linear address. */
+static bool probes_twice(const struct insn *i)
+{
+	return (i->op == ZYDIS_MNEMONIC_PUSH || i->op == ZYDIS_MNEMONIC_POP || i->op == ZYDIS_MNEMONIC_CALL) && (i->flags & INSN_MEM);
+}
+
 static void single(struct tr *t, unsigned size, bool write)
 {
-	const struct insn *i = &t->b->insn[t->k];
 	struct site *s = tr_site(t, write ? SITE_WRITE : SITE_READ);
 	s->size = (u16)size;
-	s->twice = (i->op == ZYDIS_MNEMONIC_PUSH || i->op == ZYDIS_MNEMONIC_POP || i->op == ZYDIS_MNEMONIC_CALL) && (i->flags & INSN_MEM);
+	s->twice = probes_twice(&t->b->insn[t->k]);
 	probe(t, S0, size, s);
 	t->m = rm_mem(S0, 0);
 }
@@ -299,6 +303,8 @@ static void establish(struct tr *t, const struct access *x, const struct group *
 	s->group = true;
 	s->host = g->host;
 	s->writes = x->write;
+	s->first = (u16)(x->at.disp - g->lo);
+	s->twice = probes_twice(&t->b->insn[t->k]);
 	probe(t, reg, g->span, s);
 	t->in_host[g->host] = x->group;
 	t->aligned[g->host] = 0;
