@@ -48,10 +48,8 @@ static void *map_near(const void *p, u64 bytes)
 				continue;
 			void *m = mmap((void *)(uintptr_t)want, bytes, PROT_READ | PROT_WRITE | PROT_EXEC,
 				       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
-			if (m == (void *)(uintptr_t)want) {
-				madvise(m, bytes, MADV_HUGEPAGE);
+			if (m == (void *)(uintptr_t)want)
 				return m;
-			}
 			if (m != MAP_FAILED)
 				munmap(m, bytes);
 		}

@@ -398,19 +398,21 @@ static void note_jump(struct cpu *c, u64 rip)
 }
 
 /* ---- guesses (memory.c) ---- */
-/* What wrong guesses may cost: so many instructions of the guest for each time that C is asked, of this site or of all. */
-#define ASK_OWN 25000
-#define ASK_ALL 4000
-#define ASKS_MARK 2
-#define ASKS_DROP 3
+/* What wrong guesses may cost: one in so many instructions of the guest, of this site, or of all when they are asked about in turn. */
+#define WRONG_OWN 1500u
+#define WRONG_ALL 250u
+#define ASKS_MARK 2    /* so many times in a row that was too much: the next translation does not guess here */
+#define GUESSES_HOT 2000 /* but it is not made for the sake of this site before so many more: they cost what it would */
 
-/* The site's guesses are often wrong, and that costs: from the next translation on the instruction does not guess. */
-static void scatter(struct cpu *c, struct block *b, const struct site *s)
+/* The site has been wrong too often again. */
+static void scatter(struct cpu *c, struct block *b, struct site *s)
 {
 	jit_of(c)->stats.scattered += !(b->scattered >> s->slot & 1);
 	b->scattered |= 1u << s->slot;
-	if (s->probe.asks < ASKS_DROP)
+	if (s->probe.asks == ASKS_MARK) {
+		s->probe.left = GUESSES_HOT;
 		return;
+	}
 	jit_drop_containing(c, b, false);
 	if (b->code)
 		jit_drop(c, b);
@@ -420,16 +422,16 @@ static void scatter(struct cpu *c, struct block *b, const struct site *s)
 static void on_wrong_guesses(struct cpu *c, struct site *s)
 {
 	struct jit *j = jit_of(c);
-	u64 now = j->base - j->hot->left;
 	struct block *b = jit_block(j, s);
+	u64 now = j->base - j->hot->left, wrong = s->probe.asks < ASKS_MARK ? GUESSES : GUESSES_HOT;
 	j->stats.asks++;
 	if (++j->asks.n == 64) {
-		j->asks.often = now - j->asks.since < 64ull * ASK_ALL;
+		j->asks.often = now - j->asks.since < 64ull * GUESSES * WRONG_ALL;
 		j->asks.since = now;
 		j->asks.n = 0;
 	}
-	if (s->probe.since && (j->asks.often || (u16)((now >> 8) - s->probe.since) < ASK_OWN >> 8))
-		s->probe.asks = (u8)min_u64(s->probe.asks + 1u, ASKS_DROP);
+	if (s->probe.since && (j->asks.often || (u16)((now >> 8) - s->probe.since) < wrong * WRONG_OWN >> 8))
+		s->probe.asks = (u8)min_u64(s->probe.asks + 1u, ASKS_MARK + 1);
 	else
 		s->probe.asks = 0;
 	s->probe.since = (u16)(now >> 8 | 1);
