@@ -6,8 +6,10 @@
 
 struct boot_file {
 	const char *path;
-	u8 *data;
+	u8 *data; /* NULL: not in host memory */
 	size_t size;
+	int fd;
+	bool keep; /* others close it */
 };
 
 struct boot_range { u64 at, size; const char *what; };
@@ -36,6 +38,10 @@ struct boot {
 int boot_fail(struct boot *b, int err, const char *fmt, ...) printf_like(3, 4);
 /* Whole file into memory; `what` is "kernel" or "initrd". 0 or a failure. */
 int boot_file_read(struct boot *b, struct boot_file *f, const char *what, const char *path);
+/* Only opens it, and says its size: for boot_file_put, which copies it from there to guest memory that is reserved. */
+int boot_file_open(struct boot *b, struct boot_file *f, const char *what, const char *path);
+int boot_file_put(struct boot *b, struct boot_file *f, const char *what, u64 at);
+/* Also of one whose opening failed. */
 void boot_file_free(struct boot_file *f);
 
 /* ---- place.c ---- */

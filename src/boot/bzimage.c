@@ -92,14 +92,14 @@ static int place_initrd(struct boot *b, const struct bzimage *z, struct boot_par
 
 	if (!b->rq->initrd)
 		return 0;
-	r = boot_file_read(b, &f, "initrd", b->rq->initrd);
+	r = boot_file_open(b, &f, "initrd", b->rq->initrd);
 	if (r)
 		return r;
 	if (z->hdr.version >= XLF_VERSION && (z->hdr.xloadflags & XLF_CAN_BE_LOADED_ABOVE_4G))
 		top = 4 * GiB;
 	r = boot_find(b, f.size, PAGE_SIZE, MiB, top, true, "initrd", &at);
 	if (!r)
-		r = boot_put(b, at, f.data, f.size);
+		r = boot_file_put(b, &f, "initrd", at);
 	bp->hdr.ramdisk_image = at;
 	bp->hdr.ramdisk_size = f.size;
 	boot_file_free(&f);

@@ -138,12 +138,12 @@ static int load_module(struct boot *b, struct mb_modules *m, unsigned i)
 
 	if (!name)
 		return boot_fail(b, ENOMEM, "--initrd: no host memory");
-	r = boot_file_read(b, &f, "module", name);
+	r = boot_file_open(b, &f, "module", name);
 	if (!r) {
 		if (boot_find(b, f.size, PAGE_SIZE, lo, 4 * GiB, false, "module", &at))
 			r = boot_find(b, f.size, PAGE_SIZE, MiB, 4 * GiB, false, "module", &at);
 		if (!r)
-			r = boot_put(b, at, f.data, f.size);
+			r = boot_file_put(b, &f, "module", at);
 		m->entry[i].start = at;
 		m->entry[i].end = at + f.size;
 		boot_file_free(&f);

@@ -87,7 +87,7 @@ int boot_find(struct boot *b, u64 size, u64 align, u64 lo, u64 hi, bool high, co
 
 int boot_put(struct boot *b, u64 at, const void *data, u64 size)
 {
-	int r = size ? mem_write(b->m, gpa(at), data, size) : 0;
+	int r = size ? mem_load(b->m, gpa(at), data, size) : 0;
 
 	if (r)
 		return boot_fail(b, EFAULT, "kernel \"%s\": no RAM at %llx-%llxh", b->rq->kernel, (unsigned long long)at,

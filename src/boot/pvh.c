@@ -24,14 +24,14 @@ struct pvh_block {
 static int place_module(struct boot *b, struct hvm_modlist_entry *mod)
 {
 	struct boot_file f;
-	int r = boot_file_read(b, &f, "initrd", b->rq->initrd);
+	int r = boot_file_open(b, &f, "initrd", b->rq->initrd);
 
 	if (r)
 		return r;
 	mod->size = f.size;
 	r = boot_find(b, f.size, PAGE_SIZE, MiB, 4 * GiB, true, "initrd", &mod->paddr);
 	if (!r)
-		r = boot_put(b, mod->paddr, f.data, f.size);
+		r = boot_file_put(b, &f, "initrd", mod->paddr);
 	boot_file_free(&f);
 	return r;
 }

@@ -1,4 +1,4 @@
-/* Error lines and whole-file reads for the loaders. */
+/* Error lines and files for the loaders. */
 #include "boot/boot_int.h"
 
 #include <errno.h>
@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #define MAX_FILE (4 * GiB)
+#define CHUNK (256 * KiB) /* stays in a cache */
 
 int boot_fail(struct boot *b, int err, const char *fmt, ...)
 {
@@ -41,13 +42,12 @@ static int read_all(int fd, u8 *data, size_t size, size_t *got)
 	return 0;
 }
 
-static int file_fill(struct boot *b, struct boot_file *f, const char *what, int fd)
+/* Is it a file that can be loaded, and how long? */
+static int file_look(struct boot *b, struct boot_file *f, const char *what)
 {
 	struct stat st;
-	size_t got;
-	int r;
 
-	if (fstat(fd, &st))
+	if (fstat(f->fd, &st))
 		return boot_fail(b, errno, "%s \"%s\": %s", what, f->path, strerror(errno));
 	if (!S_ISREG(st.st_mode))
 		return boot_fail(b, EINVAL, "%s \"%s\": is %s; give a regular file", what, f->path,
@@ -56,13 +56,7 @@ static int file_fill(struct boot *b, struct boot_file *f, const char *what, int 
 		return boot_fail(b, EINVAL, "%s \"%s\": the file is empty", what, f->path);
 	if ((u64)st.st_size > MAX_FILE)
 		return boot_fail(b, EFBIG, "%s \"%s\": %lld bytes is more than the limit of 4 GiB", what, f->path, (long long)st.st_size);
-	f->data = malloc(st.st_size);
-	if (!f->data)
-		return boot_fail(b, ENOMEM, "%s \"%s\": no host memory for its %lld bytes", what, f->path, (long long)st.st_size);
-	r = read_all(fd, f->data, st.st_size, &got);
-	if (r)
-		return boot_fail(b, -r, "%s \"%s\": %s", what, f->path, strerror(-r));
-	f->size = got;
+	f->size = st.st_size;
 	return 0;
 }
 
@@ -97,26 +91,59 @@ void boot_files_close(struct boot_files *f)
 	}
 }
 
-int boot_file_read(struct boot *b, struct boot_file *f, const char *what, const char *path)
+int boot_file_open(struct boot *b, struct boot_file *f, const char *what, const char *path)
 {
-	bool keep;
-	int fd, r;
+	int r;
 
 	*f = (struct boot_file){ .path = path };
-	fd = file_open(b->rq->files, path, &keep);
-	if (fd < 0)
+	f->fd = file_open(b->rq->files, path, &f->keep);
+	if (f->fd < 0)
 		return boot_fail(b, errno, "%s \"%s\": %s", what, path, strerror(errno));
-	r = file_fill(b, f, what, fd);
-	if (!keep)
-		close(fd);
+	r = file_look(b, f, what);
 	if (r)
 		boot_file_free(f);
+	return r;
+}
+
+int boot_file_read(struct boot *b, struct boot_file *f, const char *what, const char *path)
+{
+	int r = boot_file_open(b, f, what, path);
+
+	if (r)
+		return r;
+	f->data = malloc(f->size);
+	if (!f->data)
+		r = boot_fail(b, ENOMEM, "%s \"%s\": no host memory for its %zu bytes", what, path, f->size);
+	else if ((r = read_all(f->fd, f->data, f->size, &f->size)))
+		boot_fail(b, -r, "%s \"%s\": %s", what, path, strerror(-r));
+	if (r)
+		boot_file_free(f);
+	return r;
+}
+
+int boot_file_put(struct boot *b, struct boot_file *f, const char *what, u64 at)
+{
+	size_t done = 0, n = 0;
+	u8 *chunk = malloc(CHUNK);
+	int r = chunk ? 0 : boot_fail(b, ENOMEM, "%s \"%s\": no host memory to read it", what, f->path);
+
+	for (; !r && done < f->size; done += n) {
+		r = read_all(f->fd, chunk, min_u64(CHUNK, f->size - done), &n);
+		if (r)
+			boot_fail(b, -r, "%s \"%s\": %s", what, f->path, strerror(-r));
+		else if (!n)
+			r = boot_fail(b, EIO, "%s \"%s\": became shorter than its %zu bytes while it was read", what, f->path, f->size);
+		else
+			r = boot_put(b, at + done, chunk, n);
+	}
+	free(chunk);
 	return r;
 }
 
 void boot_file_free(struct boot_file *f)
 {
 	free(f->data);
-	f->data = NULL;
-	f->size = 0;
+	if (f->fd >= 0 && !f->keep)
+		close(f->fd);
+	*f = (struct boot_file){ .path = f->path, .fd = -1 };
 }

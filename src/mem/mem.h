@@ -148,6 +148,8 @@ i64 mem_frame(const struct mem *m, gpa_t at);
  * copied. */
 int mem_read(const struct mem *m, gpa_t at, void *to, u64 len);
 int mem_write(struct mem *m, gpa_t at, const void *from, u64 len);
+/* mem_write for much at once into memory that nobody has touched yet: kernels, RAM disks. */
+int mem_load(struct mem *m, gpa_t at, const void *from, u64 len);
 
 /* Little-endian scalar of 1, 2, 4 or 8 bytes; one host access when naturally aligned. A hole reads as all ones. */
 u64 mem_read_le(const struct mem *m, gpa_t at, unsigned size);

@@ -51,6 +51,24 @@ static void copies_cross_slots_or_do_nothing(void **state)
 	assert_memory_equal(buf, back, 64);
 }
 
+static void what_is_loaded_is_there_and_tracked(void **state)
+{
+	static u8 buf[3 * PAGE_SIZE], back[sizeof buf];
+	for (unsigned i = 0; i < sizeof buf; i++)
+		buf[i] = (u8)(i * 7 + i / 256);
+	assert_int_equal(mem_load(&m, gpa(MiB - 32), buf, 64), -EFAULT); /* runs into the ROM: nothing of it */
+	assert_int_equal(mem_read_le(&m, gpa(MiB - 8), 8), 0);
+	assert_int_equal(mem_load(&m, gpa(0x8123), buf, sizeof buf), 0); /* pages begun, whole, and ended */
+	assert_int_equal(mem_read(&m, gpa(0x8123), back, sizeof buf), 0);
+	assert_memory_equal(buf, back, sizeof buf);
+	assert_int_equal(mem_read_le(&m, gpa(0x8122), 1), 0);
+	assert_int_equal(mem_read_le(&m, gpa(0x8123 + sizeof buf), 1), 0);
+	mem_dirty_take(&m, NULL);
+	assert_int_equal(mem_load(&m, gpa(0xa000), buf, 1), 0);
+	assert_true(m.dirty[(256 + 10) / 64] & bit((256 + 10) % 64));
+	m.dirty_log = false;
+}
+
 static void holes_read_as_ones_and_swallow_writes(void **state)
 {
 	assert_int_equal(mem_read_le(&m, gpa(2 * GiB), 4), 0xffffffff);
@@ -136,6 +154,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(slots_are_sorted_and_do_not_overlap, open_two, close_all),
 		cmocka_unit_test_setup_teardown(copies_cross_slots_or_do_nothing, open_two, close_all),
+		cmocka_unit_test_setup_teardown(what_is_loaded_is_there_and_tracked, open_two, close_all),
 		cmocka_unit_test_setup_teardown(holes_read_as_ones_and_swallow_writes, open_two, close_all),
 		cmocka_unit_test_setup_teardown(writes_to_code_lines_reach_listeners, open_two, close_all),
 		cmocka_unit_test_setup_teardown(dirty_pages_are_logged_while_asked, open_two, close_all),
