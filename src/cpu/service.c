@@ -279,10 +279,10 @@ static bool leave(struct cpu *c, struct exit_record *what, enum exit_kind kind, 
 	return false;
 }
 
-/* STI, MOV SS or a step with nothing else waiting: no clock, no interrupt controller. */
+/* STI, MOV SS or a step with nothing else waiting: no clock, no interrupt controller. A guest's windows and the like wait in `deferred`, see take_poll(). */
 static bool quick_step(struct cpu *c)
 {
-	return __atomic_load_n(&c->pending, __ATOMIC_RELAXED) == PEND_STEP && c->icount < c->budget_end && !c->arch.guest_mode && !c->deferred &&
+	return __atomic_load_n(&c->pending, __ATOMIC_RELAXED) == PEND_STEP && c->icount < c->budget_end && !c->deferred && c->mtf == MTF_OFF &&
 	       !c->arch.nmi_pending && !c->arch.pending_dbg && !(c->arch.dr[7] & 0xff) && c->arch.activity == ACT_ACTIVE;
 }
 

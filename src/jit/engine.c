@@ -293,6 +293,12 @@ static u8 *after_handler(struct cpu *c, enum step s)
 	return go_on(c);
 }
 
+/* Host code has run an STI of a guest's, and is about to leave at the next instruction: now somebody may ask for the shadow (sys.c). */
+static bool in_sti_shadow(const struct cpu *c, const struct insn *i)
+{
+	return c->arch.guest_mode && i->off && jit_sti_shadow(i) && i[-1].op == ZYDIS_MNEMONIC_STI && !jit_of(c)->lockstep;
+}
+
 /* The interpreter goes on with this instruction, to the end of its block or of the cold ones that follow. */
 static u8 *leave_to(struct cpu *c, struct site *s)
 {
@@ -300,6 +306,12 @@ static u8 *leave_to(struct cpu *c, struct site *s)
 	const struct insn *i = &jit_block(j, s)->insn[s->slot];
 	settle(c, s);
 	j->prof_left[i->op]++;
+	if (unlikely(in_sti_shadow(c, i))) {
+		interp_uncount(c, i, false);
+		c->arch.rip = insn_rip(c, i);
+		cpu_set_shadow(c, SHADOW_STI); /* a single step ends it */
+		return NULL;
+	}
 	j->resume = i;
 	if (j->lockstep)
 		return NULL;
@@ -457,6 +469,8 @@ static u8 *on_fault(struct cpu *c, struct site *s, u64 la)
 	}
 	j->stats.faults++;
 	settle(c, s);
+	if (in_sti_shadow(c, &jit_block(j, s)->insn[s->slot]))
+		c->arch.shadow |= SHADOW_STI;
 	return after_handler(c, STEP_FAULT);
 }
 

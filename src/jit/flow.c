@@ -260,6 +260,9 @@ static void jump_to_guess(struct tr *t, struct block *next)
 	fork_back(t, &f);
 }
 
+bool jit_is_relative(const struct insn *i) { return i->aux8 == TO_REL; }
+bool jit_sti_shadow(const struct insn *i) { return i->op == ZYDIS_MNEMONIC_RET && i->aux8 != FAR_RET; }
+
 bool e_jmp(struct tr *t, const struct insn *i)
 {
 	if (i->opsize != t->width || i->aux8 > TO_MEM)

@@ -235,6 +235,8 @@ void jit_guess(struct jit *j, struct site *s, u32 place);
 #define JUMP_NEXT 14  /* the same in a far jump */
 #define JUMP_ASKS 8   /* that wander are left to the thunk after so many times */
 void jit_guess_jump(struct jit *j, struct site *s, u64 rip);
+/* Host code may run an STI of a guest's in front of this instruction, and leaves the shadow to us if the instruction does not come to its end. */
+bool jit_sti_shadow(const struct insn *i);
 
 /* ---- thunks.c ---- */
 void jit_make_thunks(struct cpu *c);

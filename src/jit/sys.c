@@ -57,13 +57,22 @@ static bool is_quiet(const struct insn *i)
 	return r->emit && !(i->flags & INSN_MEM) && !(r->how & (H_STACK | H_ENDS)) && !tr_is_special_mov(i);
 }
 
+/* STI's shadow ends with the next instruction. When that one leaves, a guest's exit would tell of the shadow: so one that cannot, or RET, the end of every
+ * kernel's spin_unlock_irq(), where engine.c makes the shadow when it leaves (jit_sti_shadow). */
+static bool ends_shadow(const struct tr *t, const struct insn *i)
+{
+	return is_quiet(i) || (i->op == ZYDIS_MNEMONIC_JMP && jit_is_relative(i)) || (jit_sti_shadow(i) && i->opsize == t->width && !t->j->lockstep);
+}
+
 bool e_sti(struct tr *t, const struct insn *i)
 {
 	if (t->k + 1u >= t->b->n)
 		return false;
 	need_cpl0(t);
-	if (!is_quiet(i + 1)) /* a guest's exit would tell of the shadow */
+	if (!ends_shadow(t, i + 1))
 		need_clear(t, &t->c->arch.guest_mode, 0xff);
+	else if (jit_sti_shadow(i + 1))
+		need_clear(t, &t->c->arch.rflags, FLAG_IF); /* else there is no shadow */
 	need_clear(t, &t->c->deferred, ~(u32)0);
 	need_clear(t, &t->c->pending, ~(u32)0);
 	as_alu_imm(&t->a, 0, OP_OR, 4, rm_abs(&t->c->arch.rflags), FLAG_IF);

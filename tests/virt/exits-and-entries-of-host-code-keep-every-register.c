@@ -232,6 +232,39 @@ static void cpuid_of_the_hypervisor(void **state)
 	close_both(&r);
 }
 
+/* again: cli; push BEHIND; jmp SHADOW; SHADOW: sti; ret; BEHIND: dec [AT_LEFT]; jnz again; cli; mov esp, 40000000h; jmp SHADOW */
+static const char shadow_guest[] = "fa 680a000700 eb00 fb c3 ff0c25 10300400 75ed fa bc00000040 ebed";
+/* A RET in the shadow of an STI that runs into a page fault: the exit tells of the shadow (SDM "Guest Non-Register State"), and that of the same RET behind an STI that
+ * changes nothing does not. */
+static void a_fault_in_the_shadow_of_sti(void **state)
+{
+	for (unsigned n = 0; n < 4; n++) {
+		struct vmx_rig r;
+		const char *engine = n & 1 ? "jit" : "interp";
+		open_with(&r, engine);
+		use_vpid(&r);
+		set_field(&r, VF_EXCEPTION_BITMAP, BIT(VEC_PF));
+		interp_put(&r.core, AT_HOST_CODE, "f4");
+		interp_put(&r.core, AT_GUEST_CODE, shadow_guest);
+		if (n & 2)
+			interp_put(&r.core, AT_GUEST_CODE + 0x13, "fb");
+		interp_go(&r.core, AT_CODE);
+		assert_int_equal(get_field(&r, VF_EXIT_REASON), EXIT_EXCEPTION_NMI);
+		assert_int_equal(get_field(&r, VF_EXIT_QUALIFICATION), 0x40000000);
+		assert_int_equal(get_field(&r, VF_GUEST_RIP), AT_GUEST_CODE + 9);
+		assert_int_equal(get_field(&r, VF_GUEST_RFLAGS) & FLAG_IF, FLAG_IF);
+		assert_int_equal(get_field(&r, VF_GUEST_INTERRUPTIBILITY), n & 2 ? 0 : SHADOW_STI);
+		if (n & 1) {
+			const struct jit *j = jit_of(r.cpu);
+			assert_true(j->prof_left[ZYDIS_MNEMONIC_STI] <= 2); /* the one that changes nothing */
+			jit_engine.destroy(r.cpu);
+		} else {
+			interp_engine.destroy(r.cpu);
+		}
+		vmx_close(&r);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -244,6 +277,7 @@ int main(void)
 		cmocka_unit_test(vmresume_that_fails),
 		cmocka_unit_test(vmresume_that_does_not_exist),
 		cmocka_unit_test(cpuid_of_the_hypervisor),
+		cmocka_unit_test(a_fault_in_the_shadow_of_sti),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
