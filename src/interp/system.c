@@ -254,7 +254,11 @@ enum step sys_fence(struct cpu *c, const struct insn *i)
 	return STEP_END;
 }
 
-enum step sys_serialize(struct cpu *c, const struct insn *i) { return stop_next(c, i); }
+enum step sys_serialize(struct cpu *c, const struct insn *i)
+{
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	return stop_next(c, i);
+}
 
 /* ---- RFLAGS.AC, segment bases, protection keys ---- */
 static enum step set_ac(struct cpu *c, u64 ac)

@@ -210,6 +210,7 @@ static void killed(struct cpu *c, struct block *b)
 	struct jit *j = jit_of(c);
 	jit_drop_containing(c, b, false);
 	j->path.on = false;
+	j->kills += b->code || b->in_region;
 	if (!b->code)
 		return;
 	drop_code(j, b);

@@ -257,6 +257,7 @@ static bool e_mov(struct tr *t, const struct insn *i)
 			as_store_imm(a, n, t->m, i->imm);
 		else
 			as_store(a, n, t->m, in_reg(t, i->src, n, S1));
+		tr_stored(t);
 		return true;
 	}
 	if (mem1(i)) {

@@ -306,6 +306,7 @@ static u8 *leave_to(struct cpu *c, struct site *s)
 	const struct insn *i = &jit_block(j, s)->insn[s->slot];
 	settle(c, s);
 	j->prof_left[i->op]++;
+	jit_often(&j->left_often, insn_rip(c, i), 0);
 	if (unlikely(in_sti_shadow(c, i))) {
 		interp_uncount(c, i, false);
 		c->arch.rip = insn_rip(c, i);
@@ -474,6 +475,12 @@ static u8 *on_fault(struct cpu *c, struct site *s, u64 la)
 	return after_handler(c, STEP_FAULT);
 }
 
+/* Behind the probe, or the store. In a region registers have to be put into place first. */
+static u8 *behind(const struct jit *j, const struct site *s)
+{
+	return s->probe.split ? jit_host(j, s->probe.split) : jit_behind_probe(j, s) + s->probe.store;
+}
+
 /* A load that goes on in the next page: its bytes from both, put together where the host's address has the alignment of the guest's. NULL: it is not plain memory. */
 static u8 *on_border(struct cpu *c, const struct site *s, u64 la)
 {
@@ -492,7 +499,39 @@ static u8 *on_border(struct cpu *c, const struct site *s, u64 la)
 	memcpy(to + first, from, other);
 	j->hot->s0 = (uintptr_t)to;
 	j->stats.borders++;
-	return jit_host(j, s->probe.at + (s->guess ? GUESS_NEXT + 4 : 0));
+	return behind(j, s);
+}
+
+/* Memory that may be written, if perhaps not unseen. */
+static bool plain_page(struct cpu *c, u64 la)
+{
+	u64 len = 1;
+	if (mmu_span(c, la, true, &len))
+		return true;
+	const struct tlb_entry *e = mmu_hit(c, la, TLB_OK_W(c->acc_class));
+	return c->fault.kind == EVENT_NONE && e && !(e->perm & (TLB_IO | TLB_ROM));
+}
+
+/* A MOV to memory that goes on in the next page, or to a page with decoded code: done here, and host code goes on behind it, unless it changed code that runs. False:
+ * nothing is done. *to: as jit_on_site(). */
+static bool on_store(struct cpu *c, struct site *s, u64 la, u8 **to)
+{
+	struct jit *j = jit_of(c);
+	const struct insn *i = &jit_block(j, s)->insn[s->slot];
+	u64 last = la + s->size - 1, kills = j->kills;
+	if (!s->probe.store || !cpu_canonical(la) || !cpu_canonical(last) || (!(c->mode & MODE_L) && last >> 32) || !plain_page(c, la) || !plain_page(c, last))
+		return false;
+	if (!mmu_write_slow(c, la, s->size, i->flags & INSN_IMM ? i->imm : rd_size(c, i->src, s->size)))
+		return false;
+	j->stats.stores++;
+	*to = behind(j, s);
+	if (likely(j->kills == kills))
+		return true;
+	settle(c, s);
+	interp_uncount(c, i, true);
+	c->arch.rip = insn_next_rip(c, i);
+	*to = go_on(c);
+	return true;
 }
 
 static u8 *on_miss(struct cpu *c, struct site *s)
@@ -511,16 +550,18 @@ static u8 *on_miss(struct cpu *c, struct site *s)
 		c->icount = j->base - h->left;
 		c->arch.rip = h->page + jit_block(j, s)->off + jit_block(j, s)->insn[s->slot].off;
 		c->fault.kind = EVENT_NONE;
-		if (!mmu_span(c, la, write, &len))
-			return on_fault(c, s, la);
+		if (!mmu_span(c, la, write, &len)) {
+			u8 *to;
+			return write && c->fault.kind == EVENT_NONE && on_store(c, s, la, &to) ? to : on_fault(c, s, la);
+		}
 		mmu_bank_fill(c, mmu_hit(c, la, 0));
 		guess_after_miss(j, s, la);
 		if (!s->twice)
 			return jit_host(j, s->retry);
 	}
-	if (!write && s->probe.at && (la & 0xfff) + s->size > PAGE_SIZE && !j->lockstep) {
-		u8 *to = on_border(c, s, la);
-		if (to)
+	if (s->probe.at && (la & 0xfff) + s->size > PAGE_SIZE && !j->lockstep) {
+		u8 *to = write ? NULL : on_border(c, s, la);
+		if (write ? on_store(c, s, la, &to) : to != NULL)
 			return to;
 	}
 	j->stats.slow++;
@@ -639,14 +680,15 @@ static u8 *on_helper(struct cpu *c, struct site *s)
 	const struct insn *i = (const struct insn *)jit_host(j, s->helper);
 	j->stats.helper_calls++;
 	j->prof_helper[i->op]++;
+	u64 kills = j->kills;
 	settle(c, s);
 	enum step step = i->fn(c, i);
 	if (step != STEP_GO)
 		return after_handler(c, step);
-	if (unlikely(cpu_must_service(c) || jit_block(j, s)->key == BLOCK_DEAD_KEY)) {
+	if (unlikely(cpu_must_service(c) || j->kills != kills)) { /* what died may be what comes next: in this block, or joined to it */
 		interp_uncount(c, i, true);
 		c->arch.rip = insn_next_rip(c, i);
-		return NULL;
+		return go_on(c);
 	}
 	prepare(c);
 	jit_returns_switch(c);

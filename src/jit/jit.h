@@ -72,7 +72,7 @@ struct site {
 	u16 first;             /* of a group: the instruction's own access, from the group's first byte */
 	union {
 		u32 helper; /* two struct insn: a copy, and what returns to us */
-		/* SITE_READ, SITE_WRITE, SITE_JUMP. split: of a group in a region or twin: the same instruction without groups; 0: in the interpreter. The rest, but for at and limit, of a guess: */
+		/* SITE_READ, SITE_WRITE, SITE_JUMP. split: of a group in a region or twin: the same instruction without groups; 0: in the interpreter. Of one access in a region: behind it. The rest, but for at and limit, of a guess: */
 		struct {
 			u32 split;
 			u32 at;      /* its place, in host code: the first displacement that has it; not a guess: behind the probe */
@@ -81,6 +81,7 @@ struct site {
 			i16 left;    /* so many wrong guesses until C is asked for a better one */
 			u16 since;   /* icount / 256 when C was asked last */
 			u8 asks;
+			u8 store;    /* of any: MOV to memory, and so many bytes behind the probe it is done; C may do it instead */
 		} probe;
 		/* off: target, from the page. at 0: never linked. to: 0 or where it leads, as block; next: in its list */
 		struct { i32 off; u32 at, stub, to, next, own; } link; /* own: the code's next link */
@@ -155,7 +156,7 @@ static inline void jit_often(struct often *o, u64 what, u64 beside)
 }
 
 #define MANY_LISTS 256
-struct jit_stats { u64 joined, borders, asks, scattered, regions, region_insns, samples, blocks, insns, helpers_built, bytes, flushes, entries, stays, cold, misses, slow, splits, faults, jumps, jump_fills, helper_calls, links, killed, ns; };
+struct jit_stats { u64 joined, borders, stores, asks, scattered, regions, region_insns, samples, blocks, insns, helpers_built, bytes, flushes, entries, stays, cold, misses, slow, splits, faults, jumps, jump_fills, helper_calls, links, killed, ns; };
 
 struct jit {
 	struct interp in;       /* first: it is cpu->engine */
@@ -183,10 +184,11 @@ struct jit {
 	bool inside;            /* a handler runs that host code called: it must not enter host code itself */
 	bool avx, bmi2, fsgsbase;
 	bool lockstep;
+	u64 kills;              /* counts blocks that died and had host code, or a part in that of others */
 	u8 *rewritten;          /* per frame: how often its host code died, up to 255 */
 	struct { u64 since; unsigned n; bool often; } asks; /* of C for better guesses: the last 64 */
 	struct jit_stats stats;
-	struct often split_at, jump_beside, miss_beside; /* instruction; address, and the one that has its place; the same for pages */
+	struct often split_at, left_often, jump_beside, miss_beside; /* instruction; the same; address, and the one that has its place; the same for pages */
 	u32 prof_helper[ZYDIS_MNEMONIC_MAX_VALUE + 1], prof_left[ZYDIS_MNEMONIC_MAX_VALUE + 1]; /* per mnemonic: how often host code called its handler, left at it */
 };
 static must_inline struct jit *jit_of(const struct cpu *c) { return c->engine; }
@@ -228,6 +230,8 @@ extern const struct interp_hooks jit_hooks;
 #define GUESS_NEXT 22 /* from a guess's first displacement in host code to its second */
 #define SEARCH_BACK 5 /* length of the jump behind the thunk's call in a probe's stub */
 #define GUESSES 16    /* wrong ones until C is asked */
+/* Where host code goes on when the probe has found the page. */
+u8 *jit_behind_probe(const struct jit *j, const struct site *s);
 /* From now on the site looks at this place, a byte offset in the bank, first. */
 void jit_guess(struct jit *j, struct site *s, u32 place);
 

@@ -59,10 +59,11 @@ static void put_back(struct cpu *c, const struct snapshot *s)
 
 /* ---- the handlers' turn ---- */
 /* STI's handler has the block left after it, because of the shadow. Host code goes on, for nobody looks for events between two instructions of a block
- * (sys.c); and what comes after the block, or after the place where host code leaves, knows nothing of a shadow. Nothing was pending: e_sti has asked. */
+ * (sys.c); and what comes after the block, or after the place where host code leaves, knows nothing of a shadow. Nothing was pending: e_sti has asked. The
+ * same for SERIALIZE. */
 static bool goes_on(struct cpu *c, const struct insn *i, enum step s, u32 shadow)
 {
-	if (s != STEP_STOP || i->op != ZYDIS_MNEMONIC_STI || c->arch.rip != insn_next_rip(c, i))
+	if (s != STEP_STOP || (i->op != ZYDIS_MNEMONIC_STI && i->op != ZYDIS_MNEMONIC_SERIALIZE) || c->arch.rip != insn_next_rip(c, i))
 		return false;
 	c->arch.shadow = shadow;
 	cpu_unpend(c, PEND_STEP);

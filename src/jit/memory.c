@@ -139,8 +139,7 @@ void jit_guess(struct jit *j, struct site *s, u32 place)
 	memcpy(jit_host(j, s->probe.at + GUESS_NEXT), &at[1], 4);
 }
 
-/* Behind the probe. */
-static u8 *back_at(const struct tr *t, const struct site *s) { return jit_host(t->j, s->guess ? s->probe.at + GUESS_NEXT + 4 : s->probe.at); }
+u8 *jit_behind_probe(const struct jit *j, const struct site *s) { return jit_host(j, s->guess ? s->probe.at + GUESS_NEXT + 4 : s->probe.at); }
 
 void memory_stub(struct tr *t, const struct site *s)
 {
@@ -149,7 +148,7 @@ void memory_stub(struct tr *t, const struct site *s)
 		as_store(a, 8, rm_abs(&t->hot->place), S1);
 	as_lea(a, 8, S1, rm_abs(s));
 	as_call(a, t->j->search[s->guess][s->kind == SITE_WRITE][s->group]);
-	as_jmp(a, back_at(t, s));
+	as_jmp(a, jit_behind_probe(t->j, s));
 }
 
 /* reg = linear -> host, if the page is at place RAX. */
@@ -265,6 +264,7 @@ static void single(struct tr *t, unsigned size, bool write)
 	s->size = (u16)size;
 	s->twice = probes_twice(&t->b->insn[t->k]);
 	probe(t, S0, size, s);
+	t->probed = s;
 	t->m = rm_mem(S0, 0);
 }
 
@@ -329,6 +329,7 @@ void tr_access(struct tr *t, const struct address *at, unsigned size, bool write
 		const struct group *g = &t->plan->group[x->group];
 		if (t->in_host[g->host] != x->group)
 			establish(t, x, g);
+		t->probed = NULL;
 		t->m = rm_mem(t->plan->host[g->host], (i32)(x->at.disp - g->lo));
 	}
 	if (t->j->lockstep && write)
@@ -371,6 +372,12 @@ void tr_probe(struct tr *t, unsigned size, bool write)
 	single(t, size, write);
 	if (t->j->lockstep && write)
 		tr_log_store(t, size);
+}
+
+void tr_stored(struct tr *t)
+{
+	if (t->probed && !t->j->lockstep)
+		t->probed->probe.store = (u8)(t->a.p - jit_behind_probe(t->j, t->probed));
 }
 
 bool tr_operand(struct tr *t, const struct insn *i, unsigned size, bool write)

@@ -266,6 +266,21 @@ static void put_exit(struct tr *t, const struct stub *st)
 
 static bool comes_back(const struct site *s) { return s->kind == SITE_READ || s->kind == SITE_WRITE || s->kind == SITE_FLAGS; }
 
+/* Where C goes on behind a probe, or behind a store that it has done. */
+static void put_behind(struct tr *t, const struct stub *st)
+{
+	struct site *s = st->site;
+	const u8 *to = jit_behind_probe(t->j, s) + s->probe.store;
+	if (s->kind == SITE_WRITE && !s->probe.store)
+		return;
+	s->probe.split = jit_off(t->j, t->a.p);
+	own_places(t);
+	count(t, st->counted);
+	if (st->part == FAST)
+		move_hosts(t, st, false);
+	as_jmp(&t->a, to);
+}
+
 static void put_site(struct tr *t, const struct stub *st)
 {
 	struct as *a = &t->a;
@@ -276,8 +291,6 @@ static void put_site(struct tr *t, const struct stub *st)
 		as_alu_imm(a, 0, OP_CMP, 8, rm_reg(t->plan->host[s->host]), 4095);
 		straddles = as_jcc(a, CC_BE, a->p);
 	}
-	if (s->kind == SITE_READ)
-		s->probe.at = 0; /* C cannot go on behind the probe: registers are not where it wants them */
 	if (st->part == FAST)
 		move_hosts(t, st, true);
 	canonical(t);
@@ -292,8 +305,11 @@ static void put_site(struct tr *t, const struct stub *st)
 	if (st->part == FAST)
 		move_hosts(t, st, false);
 	as_jmp(a, retry);
-	if (!s->group)
+	if (!s->group) {
+		if (s->kind != SITE_FLAGS)
+			put_behind(t, st);
 		return;
+	}
 	s->probe.split = jit_off(t->j, a->p);
 	own_places(t);
 	count(t, st->counted);

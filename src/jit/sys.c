@@ -239,6 +239,13 @@ bool e_mfence(struct tr *t, const struct insn *i)
 	return true;
 }
 
+/* What other vCPUs have written into code pends. */
+bool e_serialize(struct tr *t, const struct insn *i)
+{
+	need_clear(t, &t->c->pending, ~(u32)0);
+	return t->c->ncpus == 1 || e_mfence(t, i);
+}
+
 /* ---- time ---- */
 /* S0 = V in ns as this vCPU knows it. */
 static void emit_v(struct tr *t)

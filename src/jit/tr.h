@@ -121,6 +121,7 @@ struct tr {
 	u16 uses[16];           /* of guest registers by name */
 	u8 home[16];            /* host register of each guest register, or NO_HOME */
 	struct rm m;            /* where tr_access() put its operand */
+	struct site *probed;    /* its probe; NULL: a group's */
 	i32 rsp_late;           /* what PUSH and POP have yet to add to RSP's home: nothing can leave since the first of them */
 	bool may_be_late;       /* this one is such a PUSH or POP */
 	struct plan *plan;
@@ -228,6 +229,8 @@ bool tr_effective(struct tr *t, const struct insn *i, unsigned to);
 void tr_access(struct tr *t, const struct address *at, unsigned size, bool write);
 /* The same for the memory operand. False: an address form that is left to the handler. */
 bool tr_operand(struct tr *t, const struct insn *i, unsigned size, bool write);
+/* The instruction is MOV to memory, and its end is here: C may do it instead of what is behind the probe. */
+void tr_stored(struct tr *t);
 /* The next access is of a group whose host address is at hand: it cannot leave. */
 bool tr_access_is_free(const struct tr *t);
 /* For what does its own: S0 = linear address of the memory operand, changing flags only for FS and GS; S0: linear -> host address, or leave, changing S1 and flags. */

@@ -1,5 +1,6 @@
 /* Self-modifying code on one vCPU (SDM "Self-Modifying Code"), through every way that a block can have been reached. */
 #include "interp_rig.h"
+#include "interp/interp.h"
 
 static struct core r;
 
@@ -96,6 +97,37 @@ static void page_that_lost_its_code_is_fast_again(void **state)
 	assert_non_null(e);
 }
 
+/* again: WRITE; jmp b; (60 bytes) b: mov eax, imm32; dec ebp; jnz again; hlt. Hot, with b translated together with what leads to it; then the write that went
+ * elsewhere until then changes b. */
+static void hot_code_that_follows(void **state)
+{
+	static const char *const writes[] = {
+		"4c89cf 4c89d6 892e 4489d9 f3a4", /* mov rdi, r9; mov rsi, r10; mov [rsi], ebp; mov ecx, r11d; rep movsb */
+		"418929",                         /* mov [r9], ebp */
+		"41c70101000000",                 /* mov dword ptr [r9], 1 */
+	};
+	u64 *g = r.cpu->arch.gpr;
+	for (unsigned n = 0; n < array_len(writes); n++) {
+		unsigned at = interp_put(&r, AT_CODE, writes[n]), b = AT_CODE + at + 62;
+		interp_put(&r, AT_CODE + at, "eb3c");
+		interp_put(&r, b, "b800000000 ffcd 75");
+		core_set(&r, b + 8, 1, (u8)-(at + 62 + 9));
+		core_set(&r, b + 9, 1, 0xf4);
+		block_forget_all(r.cpu);
+		for (unsigned turn = 0; turn < 2; turn++) {
+			g[GPR_R9] = turn ? b + 1 : 0x50000;
+			g[GPR_R10] = 0x51000;
+			g[GPR_R11] = 4;
+			g[GPR_RBP] = turn ? 1 : 300;
+			u64 before = r.cpu->icount;
+			interp_go(&r, AT_CODE);
+			assert_int_equal(g[GPR_RAX], turn);
+			if (turn)
+				assert_int_equal(r.cpu->icount - before, n ? 6 : 10); /* with HLT */
+		}
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -104,6 +136,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(through_an_alias, open_long, close_it),
 		cmocka_unit_test_setup_teardown(loop_patches_itself_each_time, open_long, close_it),
 		cmocka_unit_test_setup_teardown(writing_into_code_takes_time, open_long, close_it),
+		cmocka_unit_test_setup_teardown(hot_code_that_follows, open_long, close_it),
 		cmocka_unit_test_setup_teardown(second_page_of_a_crossing_instruction, open_long, close_it),
 		cmocka_unit_test_setup_teardown(second_page_mapped_elsewhere, open_long, close_it),
 		cmocka_unit_test_setup_teardown(page_that_lost_its_code_is_fast_again, open_long, close_it),

@@ -36,6 +36,8 @@ static const struct row_of_code rows[] = {
 	{ "STAC, CLAC around stores", "48890e 0f01cb 488906 eb00 488906 9c 58 0f01ca 48894610 9c 59 25 00000400 81e1 00000400", ZYDIS_MNEMONIC_STAC, { 0x40000, 0, ANY } },
 	{ "RDPKRU", "0f01ee", ZYDIS_MNEMONIC_RDPKRU, { 0x55555554, 0, ANY } },
 	{ "PAUSE and fences", "f390 0faef0 0faee8 0faef8 ffc0", ZYDIS_MNEMONIC_PAUSE, { 1, 0, ANY } },
+	{ "SERIALIZE", "31c0 83f801 0f01e8 9c 58 29c9", ZYDIS_MNEMONIC_SERIALIZE, { 0x97, 0, 0 } },
+	{ "SERIALIZE alone in its block", "eb00 0f01e8 eb00 ffc0", ZYDIS_MNEMONIC_SERIALIZE, { 1, 0, ANY } },
 	{ "CMPXCHG16B", "baaaaa0000 480fc70e 0f94c0", ZYDIS_MNEMONIC_CMPXCHG16B, { 1, ANY, ANY } },
 	{ "BTS of a bit string", "b841000000 480fab06 0f92c0 480fa34608 488b4e08", ZYDIS_MNEMONIC_BTS, { ANY, A | 2, ANY } },
 	{ "RDTSC", "b8ffffffff 0f31 eb00 90 29c0 29c9", ZYDIS_MNEMONIC_RDTSC, { 0, 0, ANY } }, /* lockstep compares what it read */
