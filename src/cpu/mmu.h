@@ -111,15 +111,20 @@ struct tlb_jump { u64 rip; void *code; };
 #define TLB_JUMPS (1u << TLB_JUMP_BITS)
 #define TLB_PAGE_BITS 15 /* of the filter of pages that a jump table knows, with three bits for each */
 static inline unsigned mmu_jump_slot(u64 rip) { return (u32)(rip ^ rip >> TLB_JUMP_BITS) >> 1 & (TLB_JUMPS - 1); }
+/* Behind the others: those that have been pushed out of their places. Two that take turns in one place mostly have different ones here. */
+#define TLB_JUMPS_ASIDE_BITS 7
+#define TLB_JUMPS_ASIDE (1u << TLB_JUMPS_ASIDE_BITS)
+#define TLB_JUMPS_ALL (TLB_JUMPS + TLB_JUMPS_ASIDE)
+static inline unsigned mmu_jump_aside_slot(u64 rip) { return TLB_JUMPS + ((u32)(rip ^ rip >> TLB_JUMPS_ASIDE_BITS) >> 1 & (TLB_JUMPS_ASIDE - 1)); }
 /* Pages that others have pushed out of their places in e. Host code looks here before it asks C; those that take turns in one place of e have different ones here. */
 #define TLB_ASIDE 64
 static inline unsigned mmu_aside_slot(u64 la) { return (unsigned)((la >> 11 ^ la) >> 12) & (TLB_ASIDE - 1); }
 struct tlb_bank {
 	struct tlb_fast e[TLB_ENTRIES];
 	struct tlb_fast aside[TLB_ASIDE]; /* by mmu_aside_slot() */
-	struct tlb_jump jump[TLB_JUMPS];
+	struct tlb_jump jump[TLB_JUMPS_ALL]; /* by mmu_jump_slot(), mmu_jump_aside_slot() */
 	u64 jump_pages[(1u << TLB_PAGE_BITS) / 64]; /* which pages may have an entry in jump, or return addresses on the host's stack */
-	u64 jump_local[TLB_JUMPS / 64];      /* which entries are not of global pages */
+	u64 jump_local[TLB_JUMPS_ALL / 64];      /* which entries are not of global pages */
 	bool ready, any_jump, any_local;
 	bool flat; /* jump: 32-bit code */
 };
@@ -188,6 +193,15 @@ static inline struct tlb_bank *mmu_bank(struct cpu *c)
 }
 /* Copies what entry e of the current context permits to the current class. */
 void mmu_bank_fill(struct cpu *c, struct tlb_entry *e);
+/* The place that has rip, or NULL. */
+static inline const struct tlb_jump *mmu_bank_find_jump(const struct tlb_bank *b, u64 rip)
+{
+	const struct tlb_jump *at = &b->jump[mmu_jump_slot(rip)];
+	if (likely(at->rip == rip))
+		return at;
+	at = &b->jump[mmu_jump_aside_slot(rip)];
+	return at->rip == rip ? at : NULL;
+}
 void mmu_bank_jump(struct cpu *c, u64 rip, void *code);
 void mmu_bank_forget_jump(struct cpu *c, u64 rip);
 /* Host code of rip's page is entered, not through the table: what it leaves on the host's stack has to be found by invalidations. */

@@ -120,11 +120,15 @@ static bool filter_may_know(const u64 *filter, unsigned width, u64 number)
 
 /* Its slot is another one: no address that a guest jumps to and that is looked up can match. Nor can one that host code looks for in any slot (jit/flow.c): those are
  * near a canonical one. */
-static void jump_clear(const struct tlb *t, struct tlb_bank *b, unsigned i) { b->jump[i].rip = t->nowhere + (mmu_jump_slot(t->nowhere) == i ? 2 : 0); }
+static void jump_clear(const struct tlb *t, struct tlb_bank *b, unsigned i)
+{
+	b->jump[i].rip = t->nowhere + (mmu_jump_slot(t->nowhere) == i || mmu_jump_aside_slot(t->nowhere) == i ? 2 : 0);
+}
+static bool jump_is_clear(const struct tlb *t, const struct tlb_bank *b, unsigned i) { return (b->jump[i].rip & ~(u64)2) == t->nowhere; }
 
 static void bank_clear_jumps(const struct tlb *t, struct tlb_bank *b)
 {
-	for (unsigned i = 0; i < TLB_JUMPS; i++)
+	for (unsigned i = 0; i < TLB_JUMPS_ALL; i++)
 		jump_clear(t, b, i);
 	memset(b->jump_pages, 0, sizeof b->jump_pages);
 	memset(b->jump_local, 0, sizeof b->jump_local);
@@ -217,28 +221,43 @@ void mmu_bank_runs(struct cpu *c, u64 rip)
 	b->any_jump = true;
 }
 
+static void set_jump(struct tlb_bank *b, unsigned i, struct tlb_jump to, bool local)
+{
+	b->jump[i] = to;
+	if (local)
+		b->jump_local[i / 64] |= bit(i % 64);
+	else
+		b->jump_local[i / 64] &= ~bit(i % 64);
+	b->any_local |= local;
+}
+
+/* What is at place i makes room for another. */
+static void jump_put_aside(const struct tlb *t, struct tlb_bank *b, unsigned i, u64 by)
+{
+	if (b->jump[i].rip != by && !jump_is_clear(t, b, i))
+		set_jump(b, mmu_jump_aside_slot(b->jump[i].rip), b->jump[i], b->jump_local[i / 64] >> (i % 64) & 1);
+}
+
 void mmu_bank_jump(struct cpu *c, u64 rip, void *code)
 {
 	if (c->acc_class == 3)
 		return;
 	struct tlb_bank *b = mmu_bank(c);
-	unsigned i = mmu_jump_slot(rip);
+	unsigned i = mmu_jump_slot(rip), aside = mmu_jump_aside_slot(rip);
 	mmu_bank_runs(c, rip);
-	b->jump[i] = (struct tlb_jump){ rip, code };
-	if (mmu_hit(c, rip, TLB_GLOBAL)) {
-		b->jump_local[i / 64] &= ~bit(i % 64);
-	} else {
-		b->jump_local[i / 64] |= bit(i % 64);
-		b->any_local = true;
-	}
+	if (b->jump[aside].rip == rip)
+		jump_clear(c->tlb, b, aside);
+	jump_put_aside(c->tlb, b, i, rip);
+	set_jump(b, i, (struct tlb_jump){ rip, code }, !mmu_hit(c, rip, TLB_GLOBAL));
 }
 
 void mmu_bank_forget_jump(struct cpu *c, u64 rip)
 {
 	struct tlb_bank *b = mmu_bank(c);
-	unsigned i = mmu_jump_slot(rip);
-	if (c->acc_class != 3 && b->jump[i].rip == rip)
-		jump_clear(c->tlb, b, i);
+	const unsigned at[2] = { mmu_jump_slot(rip), mmu_jump_aside_slot(rip) };
+	for (unsigned n = 0; c->acc_class != 3 && n < 2; n++)
+		if (b->jump[at[n]].rip == rip)
+			jump_clear(c->tlb, b, at[n]);
 }
 
 void mmu_bank_mode(struct cpu *c, bool flat)

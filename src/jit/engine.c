@@ -230,8 +230,8 @@ static u8 *code_at(struct cpu *c, u64 rip, struct block **b)
 {
 	struct jit *j = jit_of(c);
 	j->in.xneed = c->arch.cpl == 3 ? TLB_XU : TLB_XS;
-	const struct tlb_jump *at = &bank_of(c)->jump[mmu_jump_slot(rip)];
-	if (likely(at->rip == rip))
+	const struct tlb_jump *at = mmu_bank_find_jump(bank_of(c), rip);
+	if (likely(at != NULL))
 		return at->code;
 	*b = block_peek(c, rip);
 	if (!*b || !(*b)->code)
@@ -634,14 +634,17 @@ static u8 *on_jump(struct cpu *c, struct site *s)
 		return jit_host(j, s->retry);
 	}
 	if (cpu_canonical(rip) && c->acc_class != 3 && !j->lockstep) {
-		struct block *b = block_peek(c, rip);
+		const struct tlb_jump *at = mmu_bank_find_jump(j->hot->bank, rip);
+		struct block *b = at ? NULL : block_peek(c, rip);
 		if (b && b->code) {
 			j->stats.jump_fills++;
 			mmu_bank_jump(c, rip, ((struct code *)b->code)->far);
-			if (s->guess)
-				jit_guess_jump(j, s, rip);
-			return jit_host(j, s->retry);
+			at = mmu_bank_find_jump(j->hot->bank, rip);
 		}
+		if (at && s->guess)
+			jit_guess_jump(j, s, (unsigned)(at - j->hot->bank->jump));
+		if (at)
+			return jit_host(j, s->retry);
 	}
 	if (!s->far)
 		return leave_to(c, s);

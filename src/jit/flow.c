@@ -45,6 +45,27 @@ u8 *flow_lookup(struct as *a, const struct jit *j)
 	as_alu_load(a, OP_CMP, 8, S0, rm_index(S1, 3, JUMP_AT(rip)));
 	return as_jcc(a, CC_NE, a->p);
 }
+/* mmu_jump_aside_slot() times 2, the same way. */
+static u8 *lookup_aside(struct as *a)
+{
+	as_mov(a, 8, S1, S0);
+	as_ins(a, 0, 8, 0xc1, DIGIT | 5, rm_reg(S1), 1); /* shr */
+	as8(a, TLB_JUMPS_ASIDE_BITS);
+	as_alu_load(a, OP_XOR, 4, S1, rm_reg(S0));
+	as_alu_imm(a, 0, OP_AND, 4, rm_reg(S1), 2 * (TLB_JUMPS_ASIDE - 1));
+	as_alu_imm(a, 0, OP_ADD, 4, rm_reg(S1), 2 * TLB_JUMPS);
+	as_gs(a);
+	as_alu_load(a, OP_CMP, 8, S0, rm_index(S1, 3, JUMP_AT(rip)));
+	return as_jcc(a, CC_NE, a->p);
+}
+u8 *flow_lookup_both(struct as *a, const struct jit *j)
+{
+	u8 *other = flow_lookup(a, j), *found = as_jmp(a, a->p);
+	as_aim(other, a->p);
+	u8 *miss = lookup_aside(a);
+	as_aim(found, a->p);
+	return miss;
+}
 void flow_jump_found(struct as *a)
 {
 	as_gs(a);
@@ -80,10 +101,10 @@ static void far_jump(struct tr *t, struct site *s, bool call)
 	t->host = 0;
 }
 
-void jit_guess_jump(struct jit *j, struct site *s, u64 rip)
+void jit_guess_jump(struct jit *j, struct site *s, unsigned place)
 {
-	u32 at = mmu_jump_slot(rip) * sizeof(struct tlb_jump), rip_at = at + JUMP_AT(rip), code_at = at + JUMP_AT(code);
-	u16 number = (u16)(mmu_jump_slot(rip) + 1); /* 0: none yet */
+	u32 at = place * sizeof(struct tlb_jump), rip_at = at + JUMP_AT(rip), code_at = at + JUMP_AT(code);
+	u16 number = (u16)(place + 1); /* 0: none yet */
 	s->probe.asks = (u8)min_u64(s->probe.asks + 1u, JUMP_ASKS);
 	s->probe.left = s->probe.asks < JUMP_ASKS ? GUESSES : INT16_MAX;
 	if (s->probe.place == number)
@@ -93,9 +114,14 @@ void jit_guess_jump(struct jit *j, struct site *s, u64 rip)
 	memcpy(jit_host(j, s->probe.at + JUMP_NEXT), &code_at, 4);
 }
 
-void flow_stub(struct tr *t, const struct site *s)
+void flow_stub(struct tr *t, const struct site *s, const u8 *at)
 {
 	struct as *a = &t->a;
+	if (!s->guess) {
+		as_call(a, t->j->aside);
+		as_jmp(a, at + 4);
+		return;
+	}
 	as_lea(a, 8, S1, rm_abs(s));
 	as_call(a, t->j->far[s->call]);
 	if (s->call) /* the return address that the target finds: on behind the call */
@@ -106,7 +132,7 @@ u8 *flow_far_thunk(struct as *a, struct jit *j, bool call)
 {
 	u8 *thunk = a->p;
 	as_alu_imm(a, 0, OP_SUB, 2, rm_mem(S1, offsetof(struct site, probe.left)), 1);
-	u8 *ask = as_jcc(a, CC_S, a->p), *miss = flow_lookup(a, j);
+	u8 *ask = as_jcc(a, CC_S, a->p), *miss = flow_lookup_both(a, j);
 	if (!call)
 		as_lea(a, 8, RSP, rm_mem(RSP, 8));
 	flow_jump_found(a);
@@ -114,6 +140,17 @@ u8 *flow_far_thunk(struct as *a, struct jit *j, bool call)
 	as_aim(miss, a->p);
 	if (call)
 		as_alu_imm(a, 0, OP_ADD, 8, rm_mem(RSP, 0), SEARCH_BACK);
+	as8(a, 0xc3);
+	return thunk;
+}
+
+/* Back with S1 as flow_lookup() would have it, or SEARCH_BACK bytes further on. */
+u8 *flow_aside_thunk(struct as *a)
+{
+	u8 *thunk = a->p, *miss = lookup_aside(a);
+	as8(a, 0xc3);
+	as_aim(miss, a->p);
+	as_alu_imm(a, 0, OP_ADD, 8, rm_mem(RSP, 0), SEARCH_BACK);
 	as8(a, 0xc3);
 	return thunk;
 }

@@ -169,6 +169,7 @@ struct jit {
 	u8 *load_flags;         /* a call of it brings the flags from memory into the host's; uses S1 */
 	u8 *search[2][2][2];    /* thunks [guess][writes][address in HOST]: what a probe looks for may be elsewhere; S1: its site */
 	u8 *far[2];             /* thunks [call]: a far jump's target may be elsewhere in the jump table; S0: rip, S1: its site */
+	u8 *aside;              /* thunk: an indirect jump's may be there; S0: rip, S1 */
 	u8 *ret_miss;           /* a return to another place than the host's stack says; S0: rip, S1: the RET's site */
 	u32 jump_gen;           /* c->tlb->jump_gen when the host's stack was empty */
 	struct { u64 space, rsp, base; } stretch[RETURNS_DEPTH]; /* returns.c */
@@ -238,7 +239,7 @@ void jit_guess(struct jit *j, struct site *s, u32 place);
 /* ---- flow.c ---- */
 #define JUMP_NEXT 14  /* the same in a far jump */
 #define JUMP_ASKS 8   /* that wander are left to the thunk after so many times */
-void jit_guess_jump(struct jit *j, struct site *s, u64 rip);
+void jit_guess_jump(struct jit *j, struct site *s, unsigned place);
 /* Host code may run an STI of a guest's in front of this instruction, and leaves the shadow to us if the instruction does not come to its end. */
 bool jit_sti_shadow(const struct insn *i);
 

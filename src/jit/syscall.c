@@ -14,8 +14,8 @@ static u8 *known_code(const struct cpu *c, u64 rip, u8 cls, struct tlb_bank **ba
 	struct tlb_bank *b = *bank = c->tlb->cur_bank[cls];
 	if (unlikely(!b || b->flat || c->dbg))
 		return NULL;
-	const struct tlb_jump *at = &b->jump[mmu_jump_slot(rip)];
-	return likely(at->rip == rip) ? at->code : NULL;
+	const struct tlb_jump *at = mmu_bank_find_jump(b, rip);
+	return likely(at != NULL) ? at->code : NULL;
 }
 
 /* The CPU is on the other side now: so is host code. */
@@ -79,9 +79,10 @@ static u8 *arrive_anywhere(struct cpu *c)
 	h->s0 = rip;
 	h->lazy_op = 0;
 	h->vec_ok = jit_vec_ok(c);
-	if (unlikely(!usual || !b || b->flat != !(c->mode & MODE_L) || b->jump[mmu_jump_slot(rip)].rip != rip))
+	const struct tlb_jump *at = b ? mmu_bank_find_jump(b, rip) : NULL;
+	if (unlikely(!usual || !at || b->flat != !(c->mode & MODE_L)))
 		return j->go_on;
-	return arrive(c, rip, c->acc_class, b, b->jump[mmu_jump_slot(rip)].code);
+	return arrive(c, rip, c->acc_class, b, at->code);
 }
 
 /* A VM exit by an instruction of a guest, or a VM entry: what changes is in cpu/ and vmx/, and of the general registers it is RSP alone. The handler does it all; it

@@ -120,7 +120,7 @@ static u8 *make_ret_miss(struct as *a, struct jit *j)
 	j->ret_miss = a->p;
 	as_store(a, 8, rm_abs(&j->hot->ret), S1);
 	as_load(a, 8, RSP, rm_abs(&j->hot->rsp_base));
-	u8 *miss = flow_lookup(a, j);
+	u8 *miss = flow_lookup_both(a, j);
 	flow_jump_found(a);
 	as_aim(miss, a->p);
 	leave_as(a, j, SITE_RET);
@@ -201,6 +201,8 @@ void jit_make_thunks(struct cpu *c)
 		j->far[call] = flow_far_thunk(&a, j, call);
 		a.p = (u8 *)align_up((uintptr_t)a.p, 64);
 	}
+	j->aside = flow_aside_thunk(&a);
+	a.p = (u8 *)align_up((uintptr_t)a.p, 64);
 	u8 *ret_empty = j->hot->ret_empty = make_ret_miss(&a, j);
 	j->enter = a.p = (u8 *)align_up((uintptr_t)a.p, 64);
 	make_enter(&a, c, j->hot, ret_empty);

@@ -293,10 +293,13 @@ i64 tr_after(const struct block *b, const struct insn *i);
 void tr_goto(struct tr *t, i64 off); /* end of the block: to page + off */
 /* S0 = rip -> S1, for flow_jump_found(); flags change. Returns the place of a jump that wants to be aimed at what happens when the table does not know it. */
 u8 *flow_lookup(struct as *a, const struct jit *j);
+u8 *flow_lookup_both(struct as *a, const struct jit *j); /* the same, aside as well */
 void flow_jump_found(struct as *a);
 bool jit_is_relative(const struct insn *i); /* of JMP */
-/* First in the stub of a far jump or call: a thunk that looks in the right place. What follows is for when the table does not know the target. */
-void flow_stub(struct tr *t, const struct site *s);
+/* First in the stub of a jump or call that found nothing, whose displacement is at `at`: a thunk that looks in the right place, and aside. What follows is for when the table
+ * does not know the target. */
+void flow_stub(struct tr *t, const struct site *s, const u8 *at);
+u8 *flow_aside_thunk(struct as *a);
 u8 *flow_far_thunk(struct as *a, struct jit *j, bool call);
 emit_fn e_jcc, e_jmp, e_call, e_ret;
 

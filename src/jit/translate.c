@@ -64,8 +64,8 @@ static void put_stubs(struct tr *t)
 			st->site->link.stub = jit_off(t->j, a->p);
 		if (st->site->kind == SITE_READ || st->site->kind == SITE_WRITE)
 			memory_stub(t, st->site);
-		else if (st->site->kind == SITE_JUMP && st->site->guess)
-			flow_stub(t, st->site);
+		else if (st->site->kind == SITE_JUMP && !t->j->lockstep)
+			flow_stub(t, st->site, st->at);
 		if (t->twin && st->site->group)
 			twin_put(t, st);
 		as_call(a, st->site->vec ? t->j->out_vec : t->j->out);
