@@ -618,8 +618,6 @@ static u8 *on_group_miss(struct cpu *c, struct site *s)
 static void take_back_return(struct jit *j)
 {
 	struct hot *h = j->hot;
-	if (h->rsp == h->rsp_base) /* SITE_DEEP has emptied it */
-		return;
 	*(u8 **)(uintptr_t)h->rsp = h->ret_empty;
 	h->rsp += 8;
 }
@@ -648,12 +646,11 @@ static u8 *on_jump(struct cpu *c, struct site *s)
 	}
 	if (!s->far)
 		return leave_to(c, s);
-	u16 op = jit_block(j, s)->insn[s->slot].op;
-	if (op == ZYDIS_MNEMONIC_CALL)
+	if (s->call)
 		take_back_return(j);
 	if (cpu_canonical(rip) || !jit_block(j, s)->insn[s->slot].disp)
 		return leave_at(c, s, rip);
-	if (op == ZYDIS_MNEMONIC_CALL) /* faults before RSP moves */
+	if (s->call) /* faults before RSP moves */
 		c->arch.gpr[GPR_RSP] += 8;
 	return leave_to(c, s);
 }
@@ -670,7 +667,7 @@ static u8 *on_ret(struct cpu *c)
 		return leave_to(c, s);
 	}
 	struct block *b = c->acc_class == 3 || j->lockstep ? NULL : block_peek(c, rip);
-	if (!b || !b->code)
+	if (!b || !b->code || (i64)j->hot->left <= 0)
 		return leave_at(c, s, rip);
 	j->stats.jump_fills++;
 	mmu_bank_jump(c, rip, ((struct code *)b->code)->far);
@@ -713,9 +710,6 @@ u8 *jit_on_site(struct cpu *c, struct site *s)
 	case SITE_FLAGS: jit_settle_flags(c, s); return jit_host(j, s->retry);
 	case SITE_LOG: lockstep_log(c, s); return jit_host(j, s->retry);
 	case SITE_RET: return on_ret(c);
-	case SITE_DEEP:
-		j->hot->rsp = j->hot->rsp_base;
-		return jit_host(j, s->retry);
 	case SITE_GONE: return on_gone(c, s);
 	case SITE_GO_ON: return on_go_on(c);
 	}

@@ -16,6 +16,7 @@ static struct site *link_site(struct tr *t, i64 off)
 
 static void out_of_time(struct tr *t, struct site *s)
 {
+	t->host = 0;
 	as_alu_load(&t->a, OP_TEST, 8, LEFT, rm_reg(LEFT));
 	tr_stub(t, as_jcc(&t->a, CC_LE, t->a.p), s);
 }
@@ -82,6 +83,7 @@ static void far_jump(struct tr *t, struct site *s, bool call)
 {
 	struct as *a = &t->a;
 	s->far = true;
+	s->call = call; /* what the instruction is does not say it: behind a CALL at its page's end is a jump */
 	s->retry = jit_off(t->j, a->p);
 	if (t->j->lockstep) {
 		lookup(t, s);
@@ -90,7 +92,6 @@ static void far_jump(struct tr *t, struct site *s, bool call)
 		return;
 	}
 	s->guess = true;
-	s->call = call;
 	as_gs(a);
 	as_alu_load(a, OP_CMP, 8, S0, rm_index(RSP, 0, JUMP_AT(rip))); /* RSP: no index */
 	s->probe.at = jit_off(t->j, a->p - 4);
@@ -350,34 +351,24 @@ static void landing(struct tr *t, const struct insn *i)
 	as_lea(a, t->width, S0, rm_mem(S0, (i32)-off));
 	as_store(a, 8, rm_abs(&t->hot->page), S0);
 	t->host = 0;
-	if (same_page(off))
+	if (same_page(off)) /* not joined: that makes more code in use, not less */
 		link_jump(t, as_jmp(a, a->p), link_site(t, off));
 	else
 		tr_goto(t, off);
-}
-
-/* S1: return address, for landing() to compare with. */
-static void remember_return(struct tr *t)
-{
-	struct as *a = &t->a;
-	struct site *s = tr_site(t, SITE_DEEP);
-	as_push(a, S1);
-	as_alu_load(a, OP_CMP, 8, RSP, rm_abs(&t->hot->rsp_limit));
-	tr_stub(t, as_jcc(a, CC_BE, a->p), s);
-	s->retry = jit_off(t->j, a->p);
-	t->host = 0;
 }
 
 static void call_direct(struct tr *t, const struct insn *i)
 {
 	struct as *a = &t->a;
 	i64 to = tr_target(t->b, i);
+	if (!backward(t, to))
+		out_of_time(t, tr_site(t, SITE_RESUME));
 	push_return(t, i);
 	struct block *callee = join_at(t, to, true);
 	struct site *s = same_page(to) || backward(t, to) ? link_site(t, to) : NULL;
 	if (backward(t, to))
 		poll(t, s);
-	remember_return(t);
+	as_push(a, S1); /* for landing() to compare with */
 	if (callee) {
 		struct fork f;
 		u8 *at = a->p + 1;
@@ -396,8 +387,7 @@ static void call_direct(struct tr *t, const struct insn *i)
 		link_jump(t, a->p - 4, s);
 	} else {
 		s = tr_site(t, SITE_JUMP);
-		as_load(a, 8, S0, rm_abs(&t->hot->page)); /* S1 is gone after SITE_DEEP */
-		as_lea(a, t->width, S0, rm_mem(S0, (i32)to));
+		as_lea(a, t->width, S0, rm_mem(S1, (i32)(to - tr_after(t->b, i))));
 		far_jump(t, s, true);
 	}
 	landing(t, i);
@@ -425,7 +415,7 @@ bool e_call(struct tr *t, const struct insn *i)
 	as_load(a, 8, S1, rm_index(S1, 3, JUMP_AT(code)));
 	as_store(a, 8, rm_abs(&t->hot->tmp2), S1);
 	push_return(t, i);
-	remember_return(t);
+	as_push(a, S1); /* for landing() to compare with */
 	as_load(a, 8, S0, rm_abs(&t->hot->tmp));
 	as_ins(a, 0, 4, 0xff, DIGIT | 2, rm_abs(&t->hot->tmp2), 0);
 	landing(t, i);
@@ -442,7 +432,6 @@ bool e_ret(struct tr *t, const struct insn *i)
 	t->ended = true;
 	tr_access(t, &(struct address){ .base = GPR_RSP, .index = GPR_ZERO }, n, false);
 	as_load(a, n, S0, t->m);
-	out_of_time(t, tr_site(t, SITE_RESUME));
 	as_lea(a, n, t->home[GPR_RSP], rm_mem(t->home[GPR_RSP], (i32)n + (u16)i->imm));
 	as_lea(a, 8, S1, rm_abs(tr_site(t, SITE_RET)));
 	as8(a, 0xc3);

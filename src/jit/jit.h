@@ -49,7 +49,6 @@ enum site_kind {
 	SITE_LOG,              /* lockstep: a store is about to happen at S0 */
 	SITE_GONE,             /* entered a block that has died; S0: rip */
 	SITE_RET,              /* a RET whose target the host's stack does not know; S0: rip, hot->ret: its site */
-	SITE_DEEP,             /* the host's stack has many return addresses */
 	SITE_GO_ON,            /* C has brought the guest to S0 by a short way, and host code was not at hand */
 };
 /* Offsets instead of pointers: there are as many sites as instructions. */

@@ -1,6 +1,9 @@
 /* Whose return addresses are on the host's stack (flow.c pushes them): a stretch for each address space and privilege, so that a system call, a VM exit or a
  * process switch comes back to those that it left.
  *
+ * A CALL does not ask whether there is room: it looks at LEFT, as everything does that a guest can do without end, so no more than one for each instruction of
+ * a slice (16 bytes each, 1 MiB) come in between two looks at rsp_limit, here.
+ *
  * The same address in 64-bit and in 32-bit mode is not the same code, so modes have stretches of their own.
  *
  *   top | user | kernel | kernel of another process, or the guest's | ... C's frames while it runs
@@ -12,7 +15,7 @@
  * to a kernel's address must fault. */
 #include "jit/jit.h"
 
-#define SLACK 16384 /* for C's frames and what host code pushes before it looks at rsp_limit */
+#define SLACK 16384 /* what a new stretch has at least */
 
 static u64 space_of(const struct cpu *c) { return (u64)(uintptr_t)c->tlb->cur | (c->arch.cpl == 3) | (c->mode & MODE_L ? 0 : 2); }
 
@@ -37,7 +40,7 @@ void jit_returns_switch(struct cpu *c)
 	struct hot *h = j->hot;
 	u64 space = space_of(c);
 	unsigned last = j->stretches - 1;
-	if (j->jump_gen != c->tlb->jump_gen) {
+	if (j->jump_gen != c->tlb->jump_gen || h->rsp < h->rsp_limit) {
 		empty(c);
 		return;
 	}

@@ -5,7 +5,7 @@
  *                      that says, or leaves. */
 #include "jit/tr.h"
 
-#define DEEP 65536 /* bytes of the thread's stack for return addresses */
+#define DEEP 65536 /* bytes of the thread's stack for return addresses; more in between: returns.c */
 
 static const u8 callee_saved[] = { RBX, RBP, R12, R13, R14, R15 };
 
@@ -120,8 +120,10 @@ static u8 *make_ret_miss(struct as *a, struct jit *j)
 	j->ret_miss = a->p;
 	as_store(a, 8, rm_abs(&j->hot->ret), S1);
 	as_load(a, 8, RSP, rm_abs(&j->hot->rsp_base));
-	u8 *miss = flow_lookup_both(a, j);
+	as_alu_load(a, OP_TEST, 8, LEFT, rm_reg(LEFT));
+	u8 *late = as_jcc(a, CC_LE, a->p), *miss = flow_lookup_both(a, j);
 	flow_jump_found(a);
+	as_aim(late, a->p);
 	as_aim(miss, a->p);
 	leave_as(a, j, SITE_RET);
 	return ret_empty;

@@ -211,10 +211,16 @@ static void *vcpu_main(void *opaque)
 	return NULL;
 }
 
+#define STACK_BYTES (8u << 20) /* whatever the shell's limit is: the JIT keeps return addresses there, 16 bytes for each instruction of a slice at worst (jit/returns.c) */
+
 int vcpu_start(struct vcpu *v)
 {
+	pthread_attr_t attr;
 	v->started = true;
-	int err = -pthread_create(&v->thread, NULL, vcpu_main, v);
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, STACK_BYTES);
+	int err = -pthread_create(&v->thread, &attr, vcpu_main, v);
+	pthread_attr_destroy(&attr);
 	if (err) {
 		v->started = false;
 		log_error("cannot start the thread of vCPU %u: %s", v->cpu->index, strerror(-err));
