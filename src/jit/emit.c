@@ -60,12 +60,12 @@ static bool compare_kept(struct tr *t, const struct insn *i, unsigned op)
 	as_load(a, n, S1, t->m);
 	bool swap = op == OP_CMP && mem1(i);
 	as_store(a, 8, rm_abs(swap ? &t->hot->lazy_b : &t->hot->lazy_a), S1);
-	u32 form = (op == OP_CMP ? RC_CMP : RC_TEST) << 4 | n;
+	u32 form = lazy_form(op == OP_CMP ? RC_CMP : RC_TEST, n);
 	if (imm) /* never swapped */
 		form = tr_lazy_imm(t, form, (i32)i->imm);
 	else
 		as_store(a, 8, rm_abs(swap ? &t->hot->lazy_a : &t->hot->lazy_b), t->home[reg_of(other, n)]);
-	as_store_imm(a, 4, rm_abs(&t->hot->lazy_op), form);
+	tr_lazy_op(t, form);
 	if (imm)
 		as_alu_imm(a, 0, op, n, rm_reg(S1), i->imm);
 	else if (swap)

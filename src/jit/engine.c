@@ -175,8 +175,8 @@ void jit_settle_flags(struct cpu *c, const struct site *s)
 	const struct recipe *r = &s->recipe;
 	if (s->live)
 		c->arch.cc = jit_flags(r->op, r->size, c->arch.gpr[r->a], r->imm ? (u64)(i64)r->v : c->arch.gpr[r->b], c->arch.cc);
-	else if (h->lazy_op)
-		c->arch.cc = jit_flags((h->lazy_op & LAZY_FORM) >> 4, h->lazy_op & 15, h->lazy_a, lazy_second(h), c->arch.cc);
+	else if ((u8)h->lazy_op)
+		c->arch.cc = jit_flags((u8)h->lazy_op >> 4, 1u << (h->lazy_op & 3), h->lazy_a, lazy_second(h), c->arch.cc);
 	h->lazy_op = 0;
 }
 

@@ -28,6 +28,7 @@ u16 jit_flags(unsigned op, unsigned size, u64 a, u64 b, u16 old)
 	case RC_NEG: a = -a; SIZED(UN, "neg") break;
 	case RC_INC: a -= 1; SIZED(UN, "inc") f = (f & ~CC_CF) | (old & CC_CF); break;
 	case RC_DEC: a += 1; SIZED(UN, "dec") f = (f & ~CC_CF) | (old & CC_CF); break;
+	case RC_CLEAR: break;
 	}
 	return f;
 }
@@ -62,21 +63,24 @@ u32 tr_lazy_imm(struct tr *t, u32 form, i32 v)
 	return form;
 }
 
+void tr_lazy_op(struct tr *t, u32 form) { as_store_imm(&t->a, form & LAZY_IMM ? 4 : 1, rm_abs(&t->hot->lazy_op), form); }
+
 void tr_flags_save(struct tr *t)
 {
 	struct as *a = &t->a;
 	if (t->mem)
 		return;
 	if (t->rc.op) {
-		u32 form = t->rc.op << 4 | t->rc.size;
-		store_value(t, &t->hot->lazy_a, t->rc.a);
+		u32 form = lazy_form(t->rc.op, t->rc.size);
+		if (t->rc.op != RC_CLEAR)
+			store_value(t, &t->hot->lazy_a, t->rc.a);
 		if (t->rc.imm)
 			form = tr_lazy_imm(t, form, t->rc.v);
 		else if (t->rc.op >= RC_ADD && t->rc.op <= RC_TEST && t->rc.b == t->rc.a)
 			form |= LAZY_SAME;
 		else if (t->rc.op >= RC_ADD && t->rc.op <= RC_TEST)
 			store_value(t, &t->hot->lazy_b, t->rc.b);
-		as_store_imm(a, 4, rm_abs(&t->hot->lazy_op), form);
+		tr_lazy_op(t, form);
 		t->mem = true;
 	} else if (t->host == F_ALL) {
 		as_mov(a, 8, S1, RAX);
@@ -84,16 +88,26 @@ void tr_flags_save(struct tr *t)
 		as_ins(a, 0, 1, 0x0f90, 0, rm_reg(RAX), 0); /* seto al */
 		as_store(a, 2, rm_abs(&t->c->arch.cc), RAX);
 		as_mov(a, 8, RAX, S1);
-		as_store_imm(a, 4, rm_abs(&t->hot->lazy_op), 0);
+		tr_lazy_op(t, 0);
 		t->mem = true;
 	}
 }
 
 /* ---- into the host's flags ---- */
+static void all_clear(struct as *a)
+{
+	as_mov_imm(a, S1, 1);
+	as_alu_imm(a, 0, OP_ADD, 4, rm_reg(S1), 0);
+}
+
 static void redo(struct tr *t)
 {
 	struct as *a = &t->a;
 	const struct recipe *r = &t->rc;
+	if (r->op == RC_CLEAR) {
+		all_clear(a);
+		return;
+	}
 	unsigned n = r->size;
 	struct rm ra = greg(t, r->a), rb = r->imm ? ra : greg(t, r->b);
 	bool cmp = r->op == RC_CMP || r->op == RC_TEST;
@@ -145,6 +159,7 @@ static void load_lazy(struct as *a, struct cpu *c, struct hot *h, unsigned op, u
 	struct rm b = rm_abs(&h->lazy_b);
 	as_load(a, 8, S1, rm_abs(&h->lazy_a));
 	switch (op) {
+	case RC_CLEAR: all_clear(a); break;
 	case RC_CMP: as_alu_load(a, OP_CMP, n, S1, b); break;
 	case RC_TEST: as_alu_load(a, OP_TEST, n, S1, b); break;
 	case RC_LOGIC: as_alu_load(a, OP_TEST, n, S1, rm_reg(S1)); break;
@@ -179,18 +194,17 @@ static void load_cc(struct as *a, struct cpu *c)
 void flags_make_thunk(struct as *a, struct jit *j, struct cpu *c)
 {
 	u8 *piece = a->p = (u8 *)align_up((uintptr_t)a->p, 64);
-	for (unsigned lazy = 0; lazy < (RC_NEG + 1) << 4; lazy++) {
-		unsigned n = lazy & 15;
+	for (unsigned lazy = 0; lazy < (RC_LAST + 1) << 4; lazy++) {
 		a->p = piece + lazy * PIECE;
 		if (!lazy)
 			load_cc(a, c);
-		else if (lazy >> 4 && (n == 1 || n == 2 || n == 4 || n == 8))
-			load_lazy(a, c, j->hot, lazy >> 4, n);
+		else if (lazy >> 4 && (lazy & 15) < 4)
+			load_lazy(a, c, j->hot, lazy >> 4, 1u << lazy % 16);
 		as8(a, 0xc3);
 		bug_if(a->p > piece + (lazy + 1) * PIECE);
 	}
 	a->p = j->load_flags = (u8 *)align_up((uintptr_t)a->p, 64);
-	as_load(a, 4, S1, rm_abs(&j->hot->lazy_op));
+	as_ins(a, 0, 4, 0x0fb6, S1, rm_abs(&j->hot->lazy_op), 0); /* movzx */
 	u8 *plain[2];
 	for (unsigned imm = 0; imm < 2; imm++) { /* the second operand to where the pieces want it */
 		as_alu_imm(a, 0, OP_TEST, 4, rm_reg(S1), imm ? LAZY_IMM : LAZY_SAME);
@@ -200,8 +214,8 @@ void flags_make_thunk(struct as *a, struct jit *j, struct cpu *c)
 		else
 			as_load(a, 8, S1, rm_abs(&j->hot->lazy_a));
 		as_store(a, 8, rm_abs(&j->hot->lazy_b), S1);
-		as_alu_imm(a, 0, OP_AND, 4, rm_abs(&j->hot->lazy_op), LAZY_FORM);
-		as_load(a, 4, S1, rm_abs(&j->hot->lazy_op));
+		as_alu_imm(a, 0, OP_AND, 1, rm_abs(&j->hot->lazy_op), (u8) ~(LAZY_SAME | LAZY_IMM));
+		as_ins(a, 0, 4, 0x0fb6, S1, rm_abs(&j->hot->lazy_op), 0);
 		as_here(a, plain[imm]);
 	}
 	as_push(a, S0);

@@ -234,6 +234,11 @@ bool e_jcc(struct tr *t, const struct insn *i)
 	i64 to = tr_target(t->b, i), next = tr_after(t->b, i);
 	if (i->opsize != t->width || !reaches(to))
 		return false;
+	if (t->rc.op == RC_CLEAR) { /* the even conditions are false */
+		tr_goto(t, cond & 1 ? to : next);
+		t->ended = true;
+		return true;
+	}
 	bool joined_to = join_at(t, to, false), joined = join_at(t, next, false) || joined_to;
 	if (!joined)
 		tr_flags_save(t);
@@ -242,7 +247,12 @@ bool e_jcc(struct tr *t, const struct insn *i)
 		link_jump(t, as_jcc(&t->a, cond, t->a.p), link_site(t, to));
 		tr_goto(t, next);
 	} else if (joined && !(joined_to && join_at(t, next, false))) {
-		put_aside(t, as_jcc(&t->a, joined_to ? cond ^ 1 : cond, t->a.p), joined_to ? next : to);
+		i64 aside = joined_to ? next : to;
+		u8 *at = as_jcc(&t->a, joined_to ? cond ^ 1 : cond, t->a.p);
+		if (t->mem && same_page(aside) && !backward(t, aside)) /* no more than a jump */
+			link_jump(t, at, link_site(t, aside));
+		else
+			put_aside(t, at, aside);
 		tr_goto(t, joined_to ? to : next);
 	} else {
 		struct fork f;

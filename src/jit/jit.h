@@ -27,6 +27,8 @@ enum recipe_op {
 	RC_CMP, RC_TEST, /* a, b: operands */
 	RC_LOGIC,        /* a: result */
 	RC_NEG,          /* a: result */
+	RC_CLEAR,        /* all are 0 */
+#define RC_LAST RC_CLEAR
 };
 #define RC_KEEPS_CF RC_DEC /* this one and lower: arch.cc has CF */
 struct recipe {
@@ -102,10 +104,10 @@ struct code {
 /* ---- ways to another privilege level: syscall.c ---- */
 enum way { WAY_SYSCALL, WAY_SYSRET, WAY_IRET, WAY_VIRT, WAYS };
 
-/* Bits of hot->lazy_op: where the second operand is, if not in lazy_b. */
-#define LAZY_SAME 0x100u  /* it is the first */
-#define LAZY_IMM 0x200u   /* bits 31:16, sign-extended */
-#define LAZY_FORM 0xffu
+/* hot->lazy_op: bits 7:4 recipe_op, 1:0 log2 of the size, and where the second operand is, if not in lazy_b. Only this byte is always written. 0: arch.cc is valid. */
+#define LAZY_SAME 4u      /* it is the first */
+#define LAZY_IMM 8u       /* bits 31:16, sign-extended */
+static inline u32 lazy_form(unsigned op, unsigned size) { return op << 4 | (u32)__builtin_ctz(size); }
 
 /* ---- what host code touches, at the start of the arena ---- */
 struct hot {
@@ -113,7 +115,7 @@ struct hot {
 	u64 base;               /* as struct jit's */
 	struct tlb_bank *bank;
 	u64 page;               /* linear address of the page that runs */
-	u32 lazy_op;            /* recipe_op << 4 | size, LAZY_*; 0: arch.cc is valid */
+	u32 lazy_op;            /* lazy_form(), LAZY_* */
 	u32 vec_ok;             /* VEC_OK_*: what may run */
 	u64 lazy_a, lazy_b;
 	u64 s0, s1, host;       /* S0, S1, HOST as a site left them */

@@ -355,6 +355,11 @@ bool tr_address(struct tr *t, const struct insn *i)
 	struct address at = address_of(t, i);
 	if (!is_flat(t, i))
 		need_wide(t, i->seg);
+	if (!is_flat(t, i) && t->width == 8 && i->asize == 8 && at.base == GPR_ZERO && at.index == GPR_ZERO) { /* one instruction less */
+		as_load(&t->a, 8, S0, rm_abs(&t->c->seg_base[i->seg]));
+		as_lea(&t->a, 8, S0, rm_mem(S0, (i32)at.disp));
+		return true;
+	}
 	effective(t, &at, i->asize == 4 ? 4 : 8, S0);
 	if (!is_flat(t, i) && t->width == 4) { /* what goes on beyond the segment's end is #GP, wherever the segment begins */
 		as_alu_imm(&t->a, 0, OP_CMP, 4, rm_reg(S0), (u32)-64);

@@ -12,11 +12,38 @@
 
 static void leave_unless(struct tr *t, unsigned cond) { tr_exit_if(t, cond ^ 1, SITE_RESUME); }
 
-static void need_cpl0(struct tr *t)
+/* What has been found to be so (t->sys_checked): until a handler runs it stays. */
+#define SYS_CPL0 1u
+#define SYS_ROOT 2u  /* not in a guest */
+#define SYS_VMCS 4u  /* there is a current one */
+#define SYS_QUIET 8u /* and nobody wants to hear of writes to it */
+
+/* Regions are entered where not all was asked. True: it is known already; else ask now. Either way the host's flags are no longer the guest's. */
+static bool known(struct tr *t, u8 what)
 {
-	as_alu_imm(&t->a, 0, OP_CMP, 1, rm_abs(&t->c->arch.cpl), 0);
+	bool yes = t->sys_checked & what;
+	t->host = 0;
+	t->sys_checked |= t->region ? 0 : what;
+	return yes;
+}
+
+static void need_zero(struct tr *t, unsigned size, const void *p)
+{
+	as_alu_imm(&t->a, 0, OP_CMP, size, rm_abs(p), 0);
 	leave_unless(t, CC_E);
 	t->host = 0;
+}
+
+static void need_cpl0(struct tr *t)
+{
+	if (!known(t, SYS_CPL0))
+		need_zero(t, 1, &t->c->arch.cpl);
+}
+
+static void need_root(struct tr *t)
+{
+	if (!known(t, SYS_ROOT))
+		need_zero(t, 1, &t->c->arch.guest_mode);
 }
 
 /* Leaves when bits of a 32-bit word at p are not all clear (or, for one bit, not set). */
@@ -70,11 +97,11 @@ bool e_sti(struct tr *t, const struct insn *i)
 		return false;
 	need_cpl0(t);
 	if (!ends_shadow(t, i + 1))
-		need_clear(t, &t->c->arch.guest_mode, 0xff);
+		need_root(t);
 	else if (jit_sti_shadow(i + 1))
 		need_clear(t, &t->c->arch.rflags, FLAG_IF); /* else there is no shadow */
-	need_clear(t, &t->c->deferred, ~(u32)0);
-	need_clear(t, &t->c->pending, ~(u32)0);
+	need_zero(t, 4, &t->c->deferred);
+	need_zero(t, 4, &t->c->pending);
 	as_alu_imm(&t->a, 0, OP_OR, 4, rm_abs(&t->c->arch.rflags), FLAG_IF);
 	return true;
 }
@@ -94,7 +121,7 @@ bool e_pushf(struct tr *t, const struct insn *i)
 	if (i->opsize != 8)
 		return false;
 	if (cpu_has(t->c, FEAT_SVM)) /* has an intercept for it */
-		need_clear(t, &t->c->arch.guest_mode, 0xff);
+		need_root(t);
 	as_lea(a, 8, S0, rm_mem(t->home[GPR_RSP], -8));
 	tr_probe(t, 8, true);
 	tr_flags_host(t, F_ALL);
@@ -220,7 +247,7 @@ bool e_rdpkru(struct tr *t, const struct insn *i)
 /* A guest's may exit. With one vCPU there is nobody to wait for. */
 bool e_pause(struct tr *t, const struct insn *i)
 {
-	need_clear(t, &t->c->arch.guest_mode, 0xff);
+	need_root(t);
 	if (t->c->ncpus == 1)
 		return true;
 	as8(&t->a, 0xf3);
@@ -242,7 +269,7 @@ bool e_mfence(struct tr *t, const struct insn *i)
 /* What other vCPUs have written into code pends. */
 bool e_serialize(struct tr *t, const struct insn *i)
 {
-	need_clear(t, &t->c->pending, ~(u32)0);
+	need_zero(t, 4, &t->c->pending);
 	return t->c->ncpus == 1 || e_mfence(t, i);
 }
 
@@ -285,7 +312,7 @@ bool e_rdtsc(struct tr *t, const struct insn *i)
 	struct cpu *c = t->c;
 	if (c->ncpus > 1 || !whole_ghz(c))
 		return false;
-	need_clear(t, &c->arch.guest_mode, 0xff);
+	need_root(t);
 	need_clear(t, &c->arch.cr4, CR4_TSD);
 	emit_v(t);
 	emit_tsc(t, i, S0);
@@ -356,7 +383,7 @@ static bool mov_from_cr(struct tr *t, const struct insn *i)
 		tr_flags_save(t);
 	need_cpl0(t);
 	if (i->src != 2) /* may exit, or a guest sees another */
-		need_clear(t, &r->guest_mode, 0xff);
+		need_root(t);
 	as_load(&t->a, t->width, S0, rm_abs(from[i->src]));
 	put_reg(t, i->dst, t->width, S0);
 	return true;
@@ -390,7 +417,7 @@ bool e_rdmsr(struct tr *t, const struct insn *i)
 	if (trace_on(TRACE_MSR))
 		return false;
 	need_cpl0(t);
-	need_clear(t, &r->guest_mode, 0xff);
+	need_root(t);
 	for (unsigned n = 0; n < array_len(known); n++) {
 		found[n] = NULL;
 		if (!known[n].at)
@@ -411,10 +438,11 @@ bool e_rdmsr(struct tr *t, const struct insn *i)
 }
 
 /* ---- VMX ---- */
+static const u64 masks[4] = { 0, 0xffff, 0xffffffff, ~0ull };
+
 /* S1 = slot and HOST = mask of the field that guest register `enc` names: one that there is, and not its upper half; else leaves. Uses S0. */
 static void find_field(struct tr *t, unsigned enc)
 {
-	static const u64 masks[4] = { 0, 0xffff, 0xffffffff, ~0ull };
 	struct as *a = &t->a;
 	as_load(a, 8, S0, greg(t, enc));
 	as_alu_imm(a, 0, OP_TEST, 8, rm_reg(S0), ~(u64)VM_FIELD_BITS);
@@ -427,15 +455,28 @@ static void find_field(struct tr *t, unsigned enc)
 	leave_unless(t, CC_NE);
 	as_load(a, 8, HOST, rm_sib(HOST, S0, 3, 0));
 	shift(a, SHR, 4, S1, 2);
+	plan_forget(t); /* HOST is no group's any more */
 }
 
-/* VMsucceed clears the flags; HOST is no group's any more. */
+/* Hypervisors write MOV enc, constant in front. The field's row, or 0: not known here, or no field. */
+static u16 constant_field(const struct tr *t, const struct insn *i, unsigned enc)
+{
+	for (const struct insn *m = i; t->b->frame[1] == NO_FRAME && m-- > t->b->insn;) {
+		if (m->op == ZYDIS_MNEMONIC_MOV && m->dst == enc && m->opsize >= 4 && (m->flags & INSN_IMM) && !(m->flags & INSN_MEM) && !tr_is_special_mov(m)) {
+			u64 v = m->opsize == 4 ? (u32)m->imm : m->imm;
+			return v & ~(u64)VM_FIELD_BITS ? 0 : t->c->vm_field_row[v / 2];
+		}
+		if (!jit_rows[m->op].emit || (tr_writes(m) >> enc & 1))
+			return 0;
+	}
+	return 0;
+}
+
+/* VMsucceed clears the flags. */
 static void succeed(struct tr *t)
 {
-	as_mov_imm(&t->a, S1, 1);
-	as_alu_imm(&t->a, 0, OP_ADD, 4, rm_reg(S1), 0);
-	plan_forget(t);
-	tr_flags_set(t, rc_none());
+	tr_flags_set(t, (struct recipe){ .op = RC_CLEAR, .size = 8, .a = GPR_ZERO });
+	t->host = 0;
 }
 
 /* In another mode it is #UD, in non-root operation it may exit. */
@@ -444,8 +485,27 @@ static bool in_root_operation(struct tr *t)
 	if (!t->c->vm_field_row || t->width != 8)
 		return false;
 	need_cpl0(t);
-	need_clear(t, &t->c->arch.guest_mode, 0xff);
+	need_root(t);
 	return true;
+}
+
+/* S0 = the fields of the current VMCS. */
+static void load_fields(struct tr *t)
+{
+	as_load(&t->a, 8, S0, rm_abs(&t->c->vm_fields));
+	if (known(t, SYS_VMCS))
+		return;
+	as_alu_load(&t->a, OP_TEST, 8, S0, rm_reg(S0));
+	leave_unless(t, CC_NE);
+}
+
+/* reg = the low bits of m that a field of this row has. */
+static void load_width(struct as *a, unsigned reg, struct rm m, unsigned row)
+{
+	if ((row & 3) == 1)
+		as_ins(a, 0, 4, 0x0fb7, reg, m, 0); /* movzx */
+	else
+		as_load(a, (row & 3) == 2 ? 4 : 8, reg, m);
 }
 
 /* SDM "VMREAD", of a register. */
@@ -454,10 +514,18 @@ bool e_vmread(struct tr *t, const struct insn *i)
 	struct as *a = &t->a;
 	if ((i->flags & INSN_MEM) || !in_root_operation(t))
 		return false;
+	u16 row = constant_field(t, i, i->src);
+	if (row & 3) {
+		load_fields(t);
+		unsigned x = homed(t, i->dst) ? t->home[i->dst] : S1;
+		load_width(a, x, rm_mem(S0, (row >> 2) * 8), row);
+		if (x == S1)
+			put_reg(t, i->dst, 8, S1);
+		succeed(t);
+		return true;
+	}
 	find_field(t, i->src);
-	as_load(a, 8, S0, rm_abs(&t->c->vm_fields));
-	as_alu_load(a, OP_TEST, 8, S0, rm_reg(S0));
-	leave_unless(t, CC_NE);
+	load_fields(t);
 	as_alu_load(a, OP_AND, 8, HOST, rm_sib(S0, S1, 3, 0));
 	put_reg(t, i->dst, 8, HOST);
 	succeed(t);
@@ -468,6 +536,8 @@ bool e_vmread(struct tr *t, const struct insn *i)
 static void need_quiet_vmcs(struct tr *t)
 {
 	struct as *a = &t->a;
+	if (known(t, SYS_QUIET))
+		return;
 	as_load(a, 8, S0, rm_abs(&t->c->vm_code));
 	as_alu_load(a, OP_TEST, 8, S0, rm_reg(S0));
 	leave_unless(t, CC_NE);
@@ -476,23 +546,35 @@ static void need_quiet_vmcs(struct tr *t)
 	as_mov_imm(a, S0, (u64)(uintptr_t)&t->c->mem->dirty_log);
 	as_alu_imm(a, 0, OP_CMP, 1, rm_mem(S0, 0), 0);
 	leave_unless(t, CC_E);
-	t->host = 0;
 }
 
-/* Who wrote slot S1, for explanations. Uses S0 and HOST. */
+/* [S0] = who wrote a slot, for explanations. Uses S1. */
 static void note_writer(struct tr *t, const struct insn *i)
 {
 	struct as *a = &t->a;
-	_Static_assert(sizeof(struct vm_written) == 16, "the shift");
-	as_mov_imm(a, S0, (u64)(uintptr_t)t->c->vm_written);
-	shift(a, SHL, 4, S1, 4);
-	as_lea(a, 8, S0, rm_sib(S0, S1, 0, 0));
-	as_load(a, 8, HOST, rm_abs(&t->c->vm_ptr));
-	as_store(a, 8, rm_mem(S0, offsetof(struct vm_written, vmcs)), HOST);
-	as_load(a, 8, HOST, rm_abs(&t->hot->page));
-	as_lea(a, 8, HOST, rm_mem(HOST, t->b->off + i->off));
-	as_store(a, 8, rm_mem(S0, offsetof(struct vm_written, rip)), HOST);
-	shift(a, SHR, 4, S1, 4);
+	as_load(a, 8, S1, rm_abs(&t->c->vm_ptr));
+	as_store(a, 8, rm_mem(S0, offsetof(struct vm_written, vmcs)), S1);
+	as_load(a, 8, S1, rm_abs(&t->hot->page));
+	as_lea(a, 8, S1, rm_mem(S1, t->b->off + i->off));
+	as_store(a, 8, rm_mem(S0, offsetof(struct vm_written, rip)), S1);
+}
+
+static void write_constant_field(struct tr *t, const struct insn *i, struct rm value, unsigned row)
+{
+	struct as *a = &t->a;
+	unsigned slot = row >> 2;
+	as_mov_imm(a, S0, (u64)(uintptr_t)&t->c->vm_written[slot]);
+	note_writer(t, i);
+	as_load(a, 8, S0, rm_abs(&t->c->vm_fields));
+	t->m = rm_mem(S0, (i32)slot * 8);
+	if (t->j->lockstep) {
+		as_lea(a, 8, S0, t->m);
+		t->m = rm_mem(S0, 0);
+		tr_log_store(t, 8);
+	}
+	load_width(a, S1, value, row);
+	as_store(a, 8, t->m, S1);
+	succeed(t);
 }
 
 /* SDM "VMWRITE". All fields may be written (IA32_VMX_MISC[29]), and a write is no more than that: VM entry looks at every field. */
@@ -509,12 +591,22 @@ bool e_vmwrite(struct tr *t, const struct insn *i)
 		as_load(a, 8, S0, t->m);
 		as_store(a, 8, value, S0);
 	}
+	u16 row = constant_field(t, i, i->dst);
+	if (row & 3) {
+		write_constant_field(t, i, value, row);
+		return true;
+	}
 	find_field(t, i->dst);
 	as_alu_load(a, OP_AND, 8, HOST, value);
 	as_store(a, 8, rm_abs(&t->hot->tmp2), HOST);
+	_Static_assert(sizeof(struct vm_written) == 16, "the shift");
+	as_mov(a, 4, HOST, S1);
+	shift(a, SHL, 4, S1, 4);
+	as_mov_imm(a, S0, (u64)(uintptr_t)t->c->vm_written);
+	as_lea(a, 8, S0, rm_sib(S0, S1, 0, 0));
 	note_writer(t, i);
 	as_load(a, 8, S0, rm_abs(&t->c->vm_fields));
-	as_lea(a, 8, S0, rm_sib(S0, S1, 3, 0));
+	as_lea(a, 8, S0, rm_sib(S0, HOST, 3, 0));
 	t->m = rm_mem(S0, 0);
 	if (t->j->lockstep)
 		tr_log_store(t, 8);

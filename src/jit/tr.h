@@ -44,6 +44,7 @@ extern const struct row jit_rows[ZYDIS_MNEMONIC_MAX_VALUE + 1];
 	struct recipe rc; /* how to compute them */ \
 	u16 vec_loaded, vec_dirty; \
 	u8 vec_checked;  /* VEC_OK_* known to be set */ \
+	u8 sys_checked;  /* SYS_*, see sys.c */ \
 	bool vec_wide;
 struct place { PLACE };
 
@@ -274,6 +275,7 @@ void plan_forget(struct tr *t);
 /* ---- flags.c ---- */
 void tr_flags_save(struct tr *t);                  /* to memory; host flags survive. Uses S1 */
 u32 tr_lazy_imm(struct tr *t, u32 form, i32 v);
+void tr_lazy_op(struct tr *t, u32 form);
 void tr_flags_host(struct tr *t, unsigned need);   /* into the host's flags. Uses S1 */
 void tr_flags_set(struct tr *t, struct recipe rc); /* the host's flags are now the guest's */
 void flags_make_thunk(struct as *a, struct jit *j, struct cpu *c); /* j->load_flags */

@@ -119,7 +119,7 @@ u32 tr_writes(const struct insn *i)
 
 static u32 recipe_regs(const struct recipe *r)
 {
-	u32 m = 1u << r->a;
+	u32 m = r->op == RC_CLEAR ? 0 : 1u << r->a;
 	return r->imm || r->op < RC_ADD || r->op > RC_TEST ? m : m | 1u << r->b;
 }
 
@@ -149,6 +149,7 @@ void tr_call_handler(struct tr *t, struct site *s, u8 *over)
 	t->host = 0;
 	t->rc = rc_none();
 	t->vec_checked = 0;
+	t->sys_checked = 0;
 	plan_forget(t);
 	t->handlers++;
 }
