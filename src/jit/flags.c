@@ -28,7 +28,7 @@ u16 jit_flags(unsigned op, unsigned size, u64 a, u64 b, u16 old)
 	case RC_NEG: a = -a; SIZED(UN, "neg") break;
 	case RC_INC: a -= 1; SIZED(UN, "inc") f = (f & ~CC_CF) | (old & CC_CF); break;
 	case RC_DEC: a += 1; SIZED(UN, "dec") f = (f & ~CC_CF) | (old & CC_CF); break;
-	case RC_CLEAR: break;
+	case RC_CLEAR: f = 0x0200; break; /* LAHF of a flag that is always 1 */
 	}
 	return f;
 }

@@ -75,6 +75,12 @@ static const struct row_of_code vmx_rows[] = {
 	/* mov qword [rsi], 77h; mov edx, GUEST_RIP; cmp ecx, 1; vmwrite rdx, [rsi]; pushf; pop rcx; vmread rax, rdx */
 	{ "VMWRITE of memory", "48c70677000000 ba1e680000 83f901 0f7916 9c 59 0f78d0", ZYDIS_MNEMONIC_VMWRITE, { 0x77, 2, ANY } },
 	{ "VMREAD, VMWRITE, VMREAD", "ba1e680000 0f78d0 48ffc0 0f79d0 0f78d1 4829c8", ZYDIS_MNEMONIC_VMWRITE, { 0, ANY, ANY } },
+	{ "VMREAD and VMWRITE of a field that is computed", "48b98877665544332211 ba166c0000 83c200 0f79d1 b805000000 29c9 0f78d0", ZYDIS_MNEMONIC_VMREAD, { 0x1122334455667788, 0, ANY } },
+	{ "the same of 32 bits", "48b98877665544332211 ba00400000 83c200 0f79d1 b805000000 29c9 0f78d0", ZYDIS_MNEMONIC_VMWRITE, { 0x55667788, 0, ANY } },
+	{ "VMREAD into and VMWRITE from registers in memory", "49b98877665544332211 41ba166c0000 450f79d1 4531c9 450f78d1 4c89c8 29c9", ZYDIS_MNEMONIC_VMREAD, { 0x1122334455667788, 0, ANY } },
+	{ "VMREAD; JBE", "ba166c0000 0f78d0 7605 b805000000 29c9", ZYDIS_MNEMONIC_VMREAD, { 5, 0, ANY } },
+	{ "VMREAD; JA", "31c0 ba166c0000 0f78d1 7705 b807000000 29c9", ZYDIS_MNEMONIC_VMREAD, { 0, 0, ANY } },
+	{ "VMREAD; SETcc, INC", "ba166c0000 0f78d1 0f97c0 ffc1 0f93c1 0fb6c0 0fb6c9", ZYDIS_MNEMONIC_VMREAD, { 1, 1, ANY } },
 	{ "flags across VMREAD's neighbours", "31c9 ba166c0000 83f901 0f78d0 0f92c1", ZYDIS_MNEMONIC_VMREAD, { ANY, 0, ANY } },
 };
 
