@@ -94,6 +94,12 @@ insn_fn h_dead, h_cross, h_ud, h_too_long, h_sentinel, h_sentinel_chain;
 /* select.c: chooses the handler. Returns true when the block must end after this instruction; *last when its handler leaves the block by itself (branches). */
 bool interp_select(struct cpu *c, const struct isa_insn *in, u32 mode, struct insn *out, bool *last);
 
+/* string.c: n elements upwards, as REP STOS and REP MOVS do it; plain memory, no page ends in between. */
+void string_fill(u8 *to, u64 v, unsigned size, u64 bytes);
+void string_copy(u8 *to, const u8 *from, unsigned size, u64 bytes);
+/* A REP takes an instruction's time for so many bytes, or a count of 2^64 would stop the clock. */
+#define STRING_BYTES_PER_TICK 32u
+
 /* trace.c */
 void interp_trace_before(struct cpu *c, const struct block *b);
 void interp_trace_after(struct cpu *c);

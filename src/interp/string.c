@@ -139,9 +139,10 @@ static u8 *span(struct cpu *c, unsigned seg, u64 ea, u64 mask, bool write, u64 *
 	return mmu_span(c, c->mode & MODE_L ? la : (u32)la, write, len);
 }
 
-static void fill(u8 *to, u64 v, unsigned size, u64 bytes)
+/* Zeros and the like by the host's memset. */
+void string_fill(u8 *to, u64 v, unsigned size, u64 bytes)
 {
-	if (size == 1) {
+	if (size == 1 || v == (u8)v * (low_mask(8 * size) / 0xff)) {
 		memset(to, (u8)v, bytes);
 		return;
 	}
@@ -150,7 +151,7 @@ static void fill(u8 *to, u64 v, unsigned size, u64 bytes)
 }
 
 /* REP MOVS is forward by elements: an overlap with the destination above the source repeats the pattern. */
-static void copy(u8 *to, const u8 *from, unsigned size, u64 bytes)
+void string_copy(u8 *to, const u8 *from, unsigned size, u64 bytes)
 {
 	if (to <= from || to >= from + bytes) {
 		memmove(to, from, bytes);
@@ -200,9 +201,9 @@ static u64 by_span(struct cpu *c, const struct insn *i, struct run *r)
 	if (!n)
 		return 0;
 	if (op == STR_MOVS)
-		copy(to, from, r->size, n * r->size);
+		string_copy(to, from, r->size, n * r->size);
 	else if (op == STR_STOS)
-		fill(to, rd_size(c, GPR_RAX, r->size), r->size, n * r->size);
+		string_fill(to, rd_size(c, GPR_RAX, r->size), r->size, n * r->size);
 	else
 		n = compare_span(c, i, r, from, to, n);
 	u64 la = c->seg_base[SEG_ES] + r->di;
@@ -221,9 +222,6 @@ static enum step string_fault(struct cpu *c, const struct insn *i, const struct 
 	return STEP_FAULT;
 }
 
-/* A REP takes an instruction's time for so many bytes, or a count of 2^64 would stop the clock. */
-#define BYTES_PER_TICK 32u
-
 static noinline enum step body_string(struct cpu *c, const struct insn *i)
 {
 	u64 mask = size_mask(i->asize);
@@ -236,7 +234,7 @@ static noinline enum step body_string(struct cpu *c, const struct insn *i)
 	set_rip(c, i);
 	c->fault.kind = EVENT_NONE;
 	while (r.left) {
-		u64 before = r.left / (BYTES_PER_TICK / r.size);
+		u64 before = r.left / (STRING_BYTES_PER_TICK / r.size);
 		if (r.left > 4 && r.step > 0 && !single && spans(i->aux8) && by_span(c, i, &r) != 0) {
 			/* went well */
 		} else if (c->fault.kind != EVENT_NONE) {
@@ -248,7 +246,7 @@ static noinline enum step body_string(struct cpu *c, const struct insn *i)
 				return s == STEP_FAULT ? string_fault(c, i, &r) : s;
 		}
 		if (r.rep)
-			c->icount += before - r.left / (BYTES_PER_TICK / r.size);
+			c->icount += before - r.left / (STRING_BYTES_PER_TICK / r.size);
 		if (!r.rep || r.until)
 			break;
 		if (r.left && (single || cpu_must_service(c))) {

@@ -102,7 +102,7 @@ struct code {
 };
 
 /* ---- ways to another privilege level: syscall.c ---- */
-enum way { WAY_SYSCALL, WAY_SYSRET, WAY_IRET, WAY_VIRT, WAYS };
+enum way { WAY_SYSCALL, WAY_SYSRET, WAY_IRET, WAY_VIRT, WAY_STRING, WAYS };
 
 /* hot->lazy_op: bits 7:4 recipe_op, 1:0 log2 of the size, and where the second operand is, if not in lazy_b. Only this byte is always written. 0: arch.cc is valid. */
 #define LAZY_SAME 4u      /* it is the first */
@@ -125,6 +125,7 @@ struct hot {
 	u8 *ret_empty;          /* what lies at rsp_base */
 	const struct site *ret; /* of the last RET */
 	u64 tmp, tmp2;
+	u64 ticks;              /* what WAY_STRING has to count */
 	u64 search_rax, place;  /* the place where a probe looked that is no guess */
 	const struct site *site;
 	void *on_site;
@@ -157,7 +158,7 @@ static inline void jit_often(struct often *o, u64 what, u64 beside)
 }
 
 #define MANY_LISTS 256
-struct jit_stats { u64 joined, borders, stores, asks, scattered, regions, region_insns, samples, blocks, insns, helpers_built, bytes, flushes, entries, stays, cold, misses, slow, splits, faults, jumps, jump_fills, helper_calls, links, killed, ns; };
+struct jit_stats { u64 joined, borders, stores, strings, asks, scattered, regions, region_insns, samples, blocks, insns, helpers_built, bytes, flushes, entries, stays, cold, misses, slow, splits, faults, jumps, jump_fills, helper_calls, links, killed, ns; };
 
 struct jit {
 	struct interp in;       /* first: it is cpu->engine */
@@ -171,6 +172,7 @@ struct jit {
 	u8 *search[2][2][2];    /* thunks [guess][writes][address in HOST]: what a probe looks for may be elsewhere; S1: its site */
 	u8 *far[2];             /* thunks [call]: a far jump's target may be elsewhere in the jump table; S0: rip, S1: its site */
 	u8 *aside;              /* thunk: an indirect jump's may be there; S0: rip, S1 */
+	u8 *zero_uppers;        /* thunk: VZEROUPPER, when no vector register is loaded; keeps flags */
 	u8 *ret_miss;           /* a return to another place than the host's stack says; S0: rip, S1: the RET's site */
 	u32 jump_gen;           /* c->tlb->jump_gen when the host's stack was empty */
 	struct { u64 space, rsp, base; } stretch[RETURNS_DEPTH]; /* returns.c */
@@ -249,6 +251,9 @@ void jit_make_thunks(struct cpu *c);
 
 /* ---- syscall.c ---- */
 void jit_set_ways(struct hot *h);
+
+/* ---- string.c ---- */
+u8 *jit_on_string(struct cpu *c, struct site *s); /* of WAY_STRING */
 
 /* ---- lockstep.c ---- */
 insn_fn lockstep_enter;

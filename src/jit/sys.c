@@ -269,6 +269,8 @@ bool e_mfence(struct tr *t, const struct insn *i)
 /* What other vCPUs have written into code pends. */
 bool e_serialize(struct tr *t, const struct insn *i)
 {
+	if (!cpu_has(t->c, FEAT_SERIALIZE))
+		return false;
 	need_zero(t, 4, &t->c->pending);
 	return t->c->ncpus == 1 || e_mfence(t, i);
 }

@@ -4,7 +4,7 @@
 
 #include "jit/tr.h"
 
-emit_fn e_cli, e_sti, e_pushf, e_stac, e_clac, e_swapgs, e_rdbase, e_wrbase, e_rdpkru, e_pause, e_mfence, e_serialize, e_cmpxchg16b, e_vmread, e_vmwrite, e_rdtsc, e_rdmsr, e_cld, e_syscall, e_virt;
+emit_fn e_cli, e_sti, e_pushf, e_stac, e_clac, e_swapgs, e_rdbase, e_wrbase, e_rdpkru, e_pause, e_mfence, e_serialize, e_cmpxchg16b, e_vmread, e_vmwrite, e_rdtsc, e_rdmsr, e_cld, e_syscall, e_virt, e_string, e_vzeroupper;
 /* MOV from a control or a segment register. */
 bool tr_mov_special(struct tr *t, const struct insn *i);
 /* RDTSC of a machine with several vCPUs: host code before the handler's call, with the place of a jump that wants to be aimed behind that; NULL: nothing. */

@@ -137,6 +137,7 @@ bool e_virt(struct tr *t, const struct insn *i)
 
 void jit_set_ways(struct hot *h)
 {
+	h->way[WAY_STRING] = (void *)jit_on_string;
 	h->way[WAY_VIRT] = (void *)on_virt;
 	h->way[WAY_SYSCALL] = (void *)on_syscall;
 	h->way[WAY_SYSRET] = (void *)on_sysret;

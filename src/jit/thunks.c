@@ -165,12 +165,30 @@ static void make_way(struct as *a, struct cpu *c, struct hot *h, unsigned way)
 	move_caller_saved(a, c, true);
 	as_alu_load(a, OP_TEST, 8, S1, rm_reg(S1));
 	u8 *no = as_jcc(a, CC_E, a->p);
+	if (way == WAY_STRING)
+		as_alu_load(a, OP_SUB, 8, LEFT, rm_abs(&h->ticks));
 	as_ins(a, 0, 4, 0xff, DIGIT | 4, rm_reg(S1), 0);
 	as_aim(no, a->p);
 	as_ins(a, 0, 4, 0xff, DIGIT | 4, rm_abs(&h->tmp), 0);
 	as_aim(late, a->p);
 	as_aim(wanted, a->p);
 	as8(a, 0xc3);
+}
+
+static u8 *make_zero_uppers(struct as *a, struct cpu *c)
+{
+	static const u8 vpxor[] = { 0xc5, 0xf9, 0xef, 0xc0 }; /* xmm0 */
+	u8 *thunk = a->p;
+	memcpy(a->p, vpxor, sizeof vpxor);
+	a->p += sizeof vpxor;
+	for (unsigned r = 0; r < 16; r++) {
+		as8(a, 0xc5); /* vmovaps */
+		as8(a, 0xf8);
+		as8(a, 0x29);
+		as_modrm(a, 0, rm_abs(c->arch.ymm + 32 * r + 16), 0);
+	}
+	as8(a, 0xc3);
+	return thunk;
 }
 
 void jit_make_thunks(struct cpu *c)
@@ -204,6 +222,8 @@ void jit_make_thunks(struct cpu *c)
 		a.p = (u8 *)align_up((uintptr_t)a.p, 64);
 	}
 	j->aside = flow_aside_thunk(&a);
+	a.p = (u8 *)align_up((uintptr_t)a.p, 64);
+	j->zero_uppers = make_zero_uppers(&a, c);
 	a.p = (u8 *)align_up((uintptr_t)a.p, 64);
 	u8 *ret_empty = j->hot->ret_empty = make_ret_miss(&a, j);
 	j->enter = a.p = (u8 *)align_up((uintptr_t)a.p, 64);

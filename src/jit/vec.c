@@ -3,6 +3,7 @@
  * Places that may leave in between say which (struct site), and C writes them back.
  *
  * In a block with any VEX instruction registers travel whole (32 bytes), else only their lower halves: then the upper ones stay where they are. */
+#include "jit/sys.h"
 #include "jit/vec.h"
 #include "mem/mem.h"
 
@@ -283,6 +284,17 @@ bool tr_vec(struct tr *t, const struct insn *i)
 		put_reg(t, f.gpr_out, 8, S1);
 	if (i->imm2 & VEC_PLAIN_FLAGS)
 		tr_flags_set(t, rc_none());
+	return true;
+}
+
+/* What follows loads its registers anew: mostly it is RET. */
+bool e_vzeroupper(struct tr *t, const struct insn *i)
+{
+	if (!t->j->avx || t->width != 8)
+		return false;
+	check_enabled(t, VEC_OK_AVX);
+	tr_vec_flush(t);
+	as_call(&t->a, t->j->zero_uppers);
 	return true;
 }
 

@@ -172,6 +172,28 @@ static u32 left_of(const char *hex, ZydisMnemonic op)
 	return j->prof_left[op];
 }
 
+/* Of all registers, whether or not the block has them loaded; the lower halves stay. vmovaps ymm1, ymm0; vzeroupper; vmovaps ymm2, ymm1; vmovaps xmm3, xmm0 */
+static void upper_halves(void **state)
+{
+	struct cpu *c = r.cpu;
+	struct jit *j = jit_of(c);
+	for (unsigned round = 0; round < 2; round++) {
+		memset(j->prof_left, 0, sizeof j->prof_left);
+		prepare();
+		c->arch.cr4 |= CR4_OSXSAVE;
+		c->arch.xcr0 = 7;
+		cpu_update_mode(c);
+		for (unsigned n = 0; n < sizeof c->arch.ymm; n++)
+			c->arch.ymm[n] = (u8)(n / 32 + 1);
+		interp_do(&r, "c5fc28c8 c5f877 c5fc28d1 c5f828d8");
+		for (unsigned n = 0; n < sizeof c->arch.ymm; n++) {
+			unsigned reg = n / 32 == 2 || n / 32 == 3 || n / 32 == 1 ? 0 : n / 32;
+			assert_int_equal(c->arch.ymm[n], n % 32 < 16 ? reg + 1 : 0);
+		}
+		assert_int_equal(j->prof_left[ZYDIS_MNEMONIC_VZEROUPPER], 0);
+	}
+}
+
 /* In VMX root operation, with a current VMCS at BASE_K + 2000h. */
 static void enter_root_operation(void)
 {
@@ -256,6 +278,7 @@ static void vmx_fields_in_compatibility_mode(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test_setup_teardown(the_blocks, open_it, close_it),
+					    cmocka_unit_test_setup_teardown(upper_halves, open_it, close_it),
 					    cmocka_unit_test_setup_teardown(vmx_fields_in_root_operation, open_it, close_it),
 					    cmocka_unit_test_setup_teardown(vmwrite_tells_who_wants_to_hear_of_it, open_it, close_it),
 					    cmocka_unit_test_setup_teardown(vmx_fields_in_compatibility_mode, open_it, close_it) };
