@@ -589,6 +589,23 @@ static u8 *on_split(struct cpu *c, struct site *s)
 	return s->probe.split ? jit_host(j, s->probe.split) : leave_to(c, s);
 }
 
+/* A group that writes to a page with decoded code, but not to any of it: host code goes on with the page as if it were another one, for with one vCPU nobody else decodes. NULL:
+ * it is not that. */
+static u8 *on_group_beside_code(struct cpu *c, const struct site *s, u64 la)
+{
+	struct jit *j = jit_of(c);
+	const struct tlb_entry *e = mmu_hit(c, la, TLB_OK_W(c->acc_class));
+	unsigned first = (unsigned)(la & 0xfff) / 64, last = (unsigned)((la & 0xfff) + s->size - 1) / 64;
+	if (c->ncpus > 1 || s->kind != SITE_WRITE || s->host || s->probe.split || s->vec || !e || (e->perm & (TLB_IO | TLB_ROM)) || c->mem->dirty_log)
+		return NULL;
+	if (mem_code_lines(c->mem, e->frame) & low_mask(last + 1) & ~low_mask(first))
+		return NULL;
+	mem_will_write(c->mem, e->frame);
+	j->hot->host = la + e->addend;
+	j->stats.stores++;
+	return jit_behind_probe(j, s);
+}
+
 static u8 *on_group_miss(struct cpu *c, struct site *s)
 {
 	struct jit *j = jit_of(c);
@@ -605,8 +622,10 @@ static u8 *on_group_miss(struct cpu *c, struct site *s)
 		return on_split(c, s);
 	c->icount = j->base - h->left;
 	c->arch.rip = h->page + jit_block(j, s)->off + jit_block(j, s)->insn[s->slot].off;
-	if (!mmu_span(c, la + s->first, s->writes, &len)) /* what the instruction itself wants: its fault is exact */
-		return on_fault(c, s, la + s->first);
+	if (!mmu_span(c, la + s->first, s->writes, &len)) { /* what the instruction itself wants: its fault is exact */
+		u8 *to = c->fault.kind == EVENT_NONE ? on_group_beside_code(c, s, la) : NULL;
+		return to ? to : on_fault(c, s, la + s->first);
+	}
 	mmu_bank_fill(c, mmu_hit(c, la, 0));
 	guess_after_miss(j, s, la);
 	f = &h->bank->e[(la >> 12) & (TLB_ENTRIES - 1)];

@@ -79,7 +79,7 @@ static void lookup(struct tr *t, struct site *s)
 }
 
 /* S0: the target, always the same as long as the page stays where it is: its place in the table is in the code, as a guess. */
-static void far_jump(struct tr *t, struct site *s, bool call)
+static void far_jump(struct tr *t, struct site *s, i64 off, bool call)
 {
 	struct as *a = &t->a;
 	s->far = true;
@@ -99,6 +99,8 @@ static void far_jump(struct tr *t, struct site *s, bool call)
 	as_gs(a);
 	as_ins(a, 0, 4, 0xff, DIGIT | (call ? 2 : 4), rm_index(RSP, 0, JUMP_AT(code)), 0);
 	bug_if(a->p - 4 != jit_host(t->j, s->probe.at + JUMP_NEXT));
+	u64 to = (t->c->arch.gpr[GPR_BLOCK_RIP] & PAGE_MASK) + (u64)off; /* of the block's first run, which begins now */
+	jit_guess_jump(t->j, s, mmu_jump_slot(t->width == 8 ? to : (u32)to));
 	t->host = 0;
 }
 
@@ -187,7 +189,7 @@ void tr_goto(struct tr *t, i64 off)
 	s = tr_site(t, SITE_JUMP);
 	as_load(a, 8, S0, rm_abs(&t->hot->page));
 	as_lea(a, t->width, S0, rm_mem(S0, (i32)off));
-	far_jump(t, s, false);
+	far_jump(t, s, off, false);
 }
 
 /* The chained handlers of 64-bit mode want offsets from the block's start, the others what the instruction says. */
@@ -398,7 +400,7 @@ static void call_direct(struct tr *t, const struct insn *i)
 	} else {
 		s = tr_site(t, SITE_JUMP);
 		as_lea(a, t->width, S0, rm_mem(S1, (i32)(to - tr_after(t->b, i))));
-		far_jump(t, s, true);
+		far_jump(t, s, to, true);
 	}
 	landing(t, i);
 }

@@ -77,6 +77,20 @@ static void effective(struct tr *t, const struct address *at, unsigned size, uns
 	}
 }
 
+/* What the address is in the block's first run, which begins now, if the registers still are what they were at its start, but for constants; else 0. The first guess. */
+static u64 register_now(const struct tr *t, unsigned g)
+{
+	const u64 *gpr = t->c->arch.gpr;
+	return g == GPR_ZERO ? 0 : g == GPR_BLOCK_RIP ? gpr[g] & PAGE_MASK : gpr[g] + (u64)t->moved[g];
+}
+
+static void expect(struct tr *t, const struct address *at)
+{
+	bool known = !t->version[at->base] && !t->version[at->index];
+	u64 la = register_now(t, at->base) + (register_now(t, at->index) << at->scale) + (u64)at->disp;
+	t->expected = !known ? 0 : t->width == 8 ? la : (u32)la;
+}
+
 /* No flags change. */
 bool tr_effective(struct tr *t, const struct insn *i, unsigned to)
 {
@@ -124,6 +138,8 @@ static void guess(struct tr *t, unsigned reg, unsigned size, struct site *s)
 	as_gs(a);
 	as_alu_load(a, OP_ADD, 8, reg, bank_at(0, offsetof(struct tlb_fast, host)));
 	bug_if(a->p - 4 != jit_host(t->j, s->probe.at + GUESS_NEXT));
+	jit_guess(t->j, s, ((t->expected >> 12) & (TLB_ENTRIES - 1)) * sizeof(struct tlb_fast));
+	s->probe.left = 0; /* when it is wrong C is asked at once */
 	t->host = 0;
 }
 
@@ -224,6 +240,7 @@ static void probe(struct tr *t, unsigned reg, unsigned size, struct site *s)
 	struct as *a = &t->a;
 	if (may_guess(t)) {
 		guess(t, reg, size, s);
+		t->expected = 0;
 		return;
 	}
 	memory_place(a, t->j, S1, reg);
@@ -298,6 +315,7 @@ static void establish(struct tr *t, const struct access *x, const struct group *
 	struct address from = x->at;
 	from.disp = wrapped(t, g->lo - moved(t, &x->at));
 	effective(t, &from, t->width, reg);
+	expect(t, &from);
 	struct site *s = tr_site(t, g->write ? SITE_WRITE : SITE_READ);
 	s->size = g->span;
 	s->group = true;
@@ -324,6 +342,7 @@ void tr_access(struct tr *t, const struct address *at, unsigned size, bool write
 	const struct access *x = note_access(t, at, size, write);
 	if (!x || x->group == NO_GROUP) {
 		effective(t, at, t->width, S0);
+		expect(t, at);
 		single(t, size, write);
 	} else {
 		const struct group *g = &t->plan->group[x->group];
@@ -353,8 +372,11 @@ bool tr_address(struct tr *t, const struct insn *i)
 	if (!has_form(t, i) || (t->width == 4 && i->seg == SEG_CS))
 		return false;
 	struct address at = address_of(t, i);
-	if (!is_flat(t, i))
+	expect(t, &at);
+	if (!is_flat(t, i)) {
 		need_wide(t, i->seg);
+		t->expected += t->c->seg_base[i->seg];
+	}
 	if (!is_flat(t, i) && t->width == 8 && i->asize == 8 && at.base == GPR_ZERO && at.index == GPR_ZERO) { /* one instruction less */
 		as_load(&t->a, 8, S0, rm_abs(&t->c->seg_base[i->seg]));
 		as_lea(&t->a, 8, S0, rm_mem(S0, (i32)at.disp));

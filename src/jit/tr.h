@@ -123,6 +123,7 @@ struct tr {
 	u8 home[16];            /* host register of each guest register, or NO_HOME */
 	struct rm m;            /* where tr_access() put its operand */
 	struct site *probed;    /* its probe; NULL: a group's */
+	u64 expected;           /* its address in the first run, or 0 */
 	i32 rsp_late;           /* what PUSH and POP have yet to add to RSP's home: nothing can leave since the first of them */
 	bool may_be_late;       /* this one is such a PUSH or POP */
 	struct plan *plan;

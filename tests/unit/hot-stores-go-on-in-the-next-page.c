@@ -105,6 +105,27 @@ static void a_page_with_code(void **state)
 		assert_true(jit_of(r.cpu)->stats.stores > ROUNDS);
 }
 
+/* Several stores with one probe: a: mov [rsi], rax; mov [rsi + 8], rbx; mov [rsi + 16], ecx; dec ecx; jz b; jmp r8; b: hlt */
+static void a_group_in_a_page_with_code(void **state)
+{
+	interp_put(&r, 0x22000, "488906 48895e08 894e10 ffc9 7403 41ffe0 f4");
+	start(0x50100, 0, 0, 0);
+	interp_put(&r, 0x50000, "ffc0 f4"); /* inc eax; hlt */
+	for (unsigned turn = 0; turn < 2; turn++) {
+		interp_go(&r, 0x50000);
+		core_set(&r, 0x50100, 8, 0);
+		core_set(&r, 0x50108, 8, 0);
+		u64 stores = translates() ? jit_of(r.cpu)->stats.stores : 0;
+		start(turn ? 0x50030 : 0x50100, 0, 0, 0);
+		for (unsigned n = 0; n < 2; n++)
+			assert_int_equal(core_get(&r, (turn ? 0x50030 : 0x50100) + 8 * n, 8), n ? 0xffff99aa : 0x1122334455667788);
+		assert_int_equal(core_get(&r, (turn ? 0x50030 : 0x50100) + 16, 4), 1);
+		assert_int_equal(mem_code_lines(&r.mem, 0x50), !turn);
+		if (translates())
+			assert_true(turn || jit_of(r.cpu)->stats.stores > stores + ROUNDS / 2);
+	}
+}
+
 static void a_fault(void **state)
 {
 	for (unsigned turn = 0; turn < 2; turn++) {
@@ -166,6 +187,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(values, open_pages, close_it),
 		cmocka_unit_test_setup_teardown(a_page_with_code, open_pages, close_it),
+		cmocka_unit_test_setup_teardown(a_group_in_a_page_with_code, open_pages, close_it),
 		cmocka_unit_test_setup_teardown(a_fault, open_pages, close_it),
 		cmocka_unit_test_setup_teardown(in_a_region, open_pages, close_it),
 	};
