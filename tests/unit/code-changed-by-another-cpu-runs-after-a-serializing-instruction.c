@@ -1,5 +1,5 @@
 /* SDM "Handling Self- and Cross-Modifying Code": the modifying processor stores the new code, then a flag; the executing one waits for the flag, executes
- * a serializing instruction (CPUID), and then must run the new code. Many rounds of it, in translated code on both sides, wherever the code that changes
+ * a serializing instruction (CPUID, SERIALIZE), and then must run the new code. Many rounds of it, in translated code on both sides, wherever the code that changes
  * lies: alone in its page, beside the loop that waits, in the same block, over a page's border; and with both processors doing both at once. Flags and
  * acknowledgements are round numbers, so that nobody writes code that another may be running. Host time decides nothing: who waits, waits. */
 #include "smp_rig.h"
@@ -80,10 +80,15 @@ static const struct { const char *name, *reader, *writer; u64 function, imm; } p
 	{ "byte by byte in the reader's block", READER_IN_LINE, WRITER_OF_BYTES, 0, READER_IMM },
 };
 
+/* Where the readers have XOR EAX, EAX; CPUID: that, or SERIALIZE; NOP. */
+#define READER_SERIALIZES (AT_READER + 8)
+static const char *serializing = "31c0 0fa2";
+
 static void prepare(unsigned k)
 {
 	forget_round();
 	interp_put(&s.core[0], AT_READER, places[k].reader);
+	interp_put(&s.core[0], READER_SERIALIZES, serializing);
 	interp_put(&s.core[0], AT_WRITER, places[k].writer);
 	if (places[k].function)
 		interp_put(&s.core[0], places[k].function, "b800000000 c3");
@@ -112,6 +117,13 @@ static void another_cpu_writes(void **state)
 		smp_go(&s, (u64[]){ AT_READER, AT_WRITER }, NULL);
 		assert_all_seen(k);
 	}
+}
+
+static void serialize(void **state)
+{
+	serializing = "0f01e8 90";
+	another_cpu_writes(state);
+	serializing = "31c0 0fa2";
 }
 
 static unsigned place;
@@ -182,6 +194,7 @@ int main(void)
 	jit_samples = 1;
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(another_cpu_writes, open_it, close_it),
+		cmocka_unit_test_setup_teardown(serialize, open_it, close_it),
 		cmocka_unit_test_setup_teardown(a_device_writes, open_it, close_it),
 		cmocka_unit_test_setup_teardown(each_writes_the_others_code, open_it, close_it),
 	};
