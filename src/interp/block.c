@@ -35,7 +35,7 @@ int block_cache_create(struct cpu *c)
 	e->frame_blocks = calloc(e->nframes, sizeof *e->frame_blocks);
 	e->scratch = calloc(1, BLOCK_BYTES(MAX_SLOTS));
 	e->arena = mmap(NULL, e->arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (!e->hash || !e->frame_blocks || !e->scratch || e->arena == MAP_FAILED) {
+	if (memo_create(e) || !e->hash || !e->frame_blocks || !e->scratch || e->arena == MAP_FAILED) {
 		log_error("cannot get memory for decoded blocks of vCPU %u", c->index);
 		return -ENOMEM;
 	}
@@ -50,6 +50,7 @@ void block_cache_destroy(struct cpu *c)
 	free(e->hash);
 	free(e->frame_blocks);
 	free(e->scratch);
+	memo_destroy(e);
 	if (e->arena && e->arena != MAP_FAILED)
 		munmap(e->arena, e->arena_bytes);
 }
@@ -368,12 +369,22 @@ static bool decode_block(struct cpu *c, struct block *b, u32 mode, const u8 *byt
 	while (!end && b->n < max && pos < avail) {
 		struct isa_insn in;
 		unsigned take = (unsigned)min_u64(ISA_MAX_LEN, avail - pos);
+		const struct insn *known = memo_find(e, mode, bytes + pos, take);
+		if (known) {
+			b->insn[b->slots] = *known;
+			b->insn[b->slots++].off = (u16)pos;
+			b->n++;
+			pos += known->len;
+			continue;
+		}
 		enum isa_result r = isa_decode(&e->dec, isa_mode_of(mode), bytes + pos, take, &in);
 		if (r == ISA_MORE && b->n == 0)
 			return false;
 		if (r == ISA_MORE)
 			break;
 		end = add_insn(c, b, r, &in, mode, pos, &last);
+		if (!end)
+			memo_keep(e, mode, bytes + pos, &b->insn[b->slots - 1]);
 		pos += r == ISA_OK ? in.zi.length : take;
 	}
 	b->bytes = pos;
