@@ -15,7 +15,7 @@
 #define CODE_TOTAL (16 * MiB)
 #define CODE_MIN (2 * MiB)
 #define BLOCKS_TOTAL (19 * MiB)
-#define BLOCKS_ALONE (27 * MiB) /* of a machine with one vCPU, which holds less beside them */
+#define BLOCKS_ALONE (23 * MiB) /* of a machine with one vCPU, which holds less beside them */
 #define BLOCKS_MIN (3 * MiB)
 #define TEST_LEAST (256 * KiB) /* several of the biggest blocks */
 #define REACH (GiB + GiB / 2)
