@@ -15,7 +15,6 @@
 #define CODE_TOTAL (16 * MiB)
 #define CODE_MIN (2 * MiB)
 #define BLOCKS_TOTAL (19 * MiB)
-#define BLOCKS_ALONE (23 * MiB) /* of a machine with one vCPU, which holds less beside them */
 #define BLOCKS_MIN (3 * MiB)
 #define TEST_LEAST (256 * KiB) /* several of the biggest blocks */
 #define REACH (GiB + GiB / 2)
@@ -36,7 +35,7 @@ static u64 test_bytes(unsigned which)
 u64 jit_blocks_bytes(const struct cpu *c)
 {
 	u64 bytes = test_bytes(1);
-	return bytes ? bytes : share(c, c->ncpus > 1 ? BLOCKS_TOTAL : BLOCKS_ALONE, BLOCKS_MIN);
+	return bytes ? bytes : share(c, BLOCKS_TOTAL, BLOCKS_MIN);
 }
 
 static void *map_near(const void *p, u64 bytes)
