@@ -204,21 +204,6 @@ int mem_read(const struct mem *m, gpa_t at, void *to, u64 len)
 	return 0;
 }
 
-int mem_write(struct mem *m, gpa_t at, const void *from, u64 len)
-{
-	if (!covered(m, at.v, len, true))
-		return -EFAULT;
-	const u8 *p = from;
-	u64 a = at.v;
-	for (u64 n = 0; len; a += n, p += n, len -= n) {
-		const struct mem_slot *s = piece(m, a, len, &n);
-		mem_will_write_range(m, gpa(a), n);
-		memcpy(s->host + (a - s->gpa), p, n);
-		note_range(m, s, a, n);
-	}
-	return 0;
-}
-
 /* Fresh pages that are written by a system call need not be zeroed, and take no fault each: half the time of writing through the mapping. */
 static bool store_file(const struct mem *m, u64 off, const u8 *p, u64 len)
 {
@@ -232,24 +217,24 @@ static bool store_file(const struct mem *m, u64 off, const u8 *p, u64 len)
 	return true;
 }
 
-int mem_load(struct mem *m, gpa_t at, const void *from, u64 len)
+/* by_call: with store_file(), as far as that works. */
+static int write_all(struct mem *m, u64 a, const u8 *p, u64 len, bool by_call)
 {
-	if (m->is_private)
-		return mem_write(m, at, from, len);
-	if (!covered(m, at.v, len, true))
+	if (!covered(m, a, len, true))
 		return -EFAULT;
-	const u8 *p = from;
-	u64 a = at.v;
 	for (u64 n = 0; len; a += n, p += n, len -= n) {
 		const struct mem_slot *s = piece(m, a, len, &n);
 		u8 *to = s->host + (a - s->gpa);
 		mem_will_write_range(m, gpa(a), n);
-		if (!store_file(m, (u64)(to - m->base), p, n))
+		if (!by_call || !store_file(m, (u64)(to - m->base), p, n))
 			memcpy(to, p, n);
 		note_range(m, s, a, n);
 	}
 	return 0;
 }
+
+int mem_write(struct mem *m, gpa_t at, const void *from, u64 len) { return write_all(m, at.v, from, len, false); }
+int mem_load(struct mem *m, gpa_t at, const void *from, u64 len) { return write_all(m, at.v, from, len, !m->is_private); }
 
 u64 mem_read_le(const struct mem *m, gpa_t at, unsigned size)
 {
