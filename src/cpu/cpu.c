@@ -53,6 +53,13 @@ void cpu_update_mode(struct cpu *c)
 		mode |= MODE_PE;
 	if (c->lma && pe && (a->seg[SEG_CS].attr & SEG_L)) {
 		mode |= MODE_L | MODE_SSB;
+		if (likely(c->mode & MODE_L)) { /* what else follows from the mode is there */
+			c->seg_base[SEG_FS] = a->seg[SEG_FS].base;
+			c->seg_base[SEG_GS] = a->seg[SEG_GS].base;
+			c->mode = mode;
+			c->acc_class = mmu_access_class(c);
+			return;
+		}
 		c->stack_mask = ~(u64)0;
 		bounds64(c);
 	} else {

@@ -214,6 +214,9 @@ struct cpu_stats {
 	u64 depth_exits[8];      /* not known to the CPU; reserved for estimates */
 };
 
+/* Parts of a VMCS: fields that VM entry reads each time, or never; controls and the host's state; the guest's state. */
+enum vm_part { VM_PART_OTHER, VM_PART_ROOT, VM_PART_GUEST, VM_PARTS };
+
 struct cpu {
 	struct cpu_arch arch;
 
@@ -256,6 +259,8 @@ struct cpu {
 	const u64 *vm_code;      /* lines with decoded code of the page that vm_fields is in; NULL as vm_fields, and when the page is not RAM: ask the handler */
 	struct vm_written *vm_written; /* by slot: VMWRITE notes itself here */
 	u64 vm_ptr;              /* guest-physical address of that VMCS */
+	const u8 *vm_field_part; /* by slot: what a VMWRITE sets in vm_written_part */
+	u8 vm_written_part[VM_PARTS]; /* 1: a field of that part of the VMCS may have changed since VM entry last read them all */
 	const struct intc_ops *intc;
 	void *intc_state;
 	struct mem *mem;

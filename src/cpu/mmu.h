@@ -144,6 +144,7 @@ struct tlb {
 	struct { u64 by_page, by_flush, of_local; } emptied; /* jump tables: because a page that they know was invalidated, all, or non-global ones */
 	u32 jump_gen;             /* counts what may have changed an address in a jump table or on the host's stack */
 	struct tlb_bank *cur_bank[4]; /* the active context's, by class; NULL: not ready */
+	struct tlb_bank *before_bank[4]; /* and those of `before` when it was left: banks stay ready */
 	u8 *maybe_written;        /* per frame: bit n = a context whose number mod 8 is n may give write permission */
 	struct tlb_tag tag[TLB_CONTEXTS];
 	struct ntlb_entry ntlb[NTLB_ENTRIES];

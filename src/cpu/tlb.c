@@ -339,11 +339,27 @@ static void first_use(struct tlb *t, struct tlb_ctx *x)
 
 static void make_current(struct tlb *t, unsigned i)
 {
+	memcpy(t->before_bank, t->cur_bank, sizeof t->cur_bank);
 	memset(t->cur_bank, 0, sizeof t->cur_bank);
 	for (unsigned cls = 0; t->banks && cls < 3; cls++)
 		if (t->banks[3 * i + cls].ready)
 			t->cur_bank[cls] = &t->banks[3 * i + cls];
 	t->before = t->cur ? (unsigned)(t->cur - t->ctx) : i;
+	t->cur = &t->ctx[i];
+	t->cur_tag = &t->tag[i];
+	t->cur_tag->lru = ++t->tick;
+}
+
+/* Back to the context that was active before. */
+static void make_current_again(struct tlb *t)
+{
+	unsigned i = t->before;
+	for (unsigned cls = 0; cls < 4; cls++) {
+		struct tlb_bank *b = t->cur_bank[cls];
+		t->cur_bank[cls] = t->before_bank[cls];
+		t->before_bank[cls] = b;
+	}
+	t->before = (unsigned)(t->cur_tag - t->tag);
 	t->cur = &t->ctx[i];
 	t->cur_tag = &t->tag[i];
 	t->cur_tag->lru = ++t->tick;
@@ -358,7 +374,7 @@ void mmu_switch(struct cpu *c)
 	if (same_tag(t->cur_tag, &want))
 		return;
 	if (same_tag(&t->tag[t->before], &want)) { /* a guest's exit, or the entry after it */
-		make_current(t, t->before);
+		make_current_again(t);
 		return;
 	}
 	for (unsigned i = 0; i < TLB_CONTEXTS; i++) {

@@ -576,10 +576,12 @@ static void write_constant_field(struct tr *t, const struct insn *i, struct rm v
 	}
 	load_width(a, S1, value, row);
 	as_store(a, 8, t->m, S1);
+	if (t->c->vm_field_part[slot])
+		as_store_imm(a, 1, rm_abs(&t->c->vm_written_part[t->c->vm_field_part[slot]]), 1);
 	succeed(t);
 }
 
-/* SDM "VMWRITE". All fields may be written (IA32_VMX_MISC[29]), and a write is no more than that: VM entry looks at every field. */
+/* SDM "VMWRITE". All fields may be written (IA32_VMX_MISC[29]), and a write is no more than that, and a note for VM entry, which looks at the fields. */
 bool e_vmwrite(struct tr *t, const struct insn *i)
 {
 	struct as *a = &t->a;
@@ -614,6 +616,8 @@ bool e_vmwrite(struct tr *t, const struct insn *i)
 		tr_log_store(t, 8);
 	as_load(a, 8, HOST, rm_abs(&t->hot->tmp2));
 	as_store(a, 8, t->m, HOST);
+	for (unsigned part = 1; part < VM_PARTS; part++) /* which one is not known here */
+		as_store_imm(a, 1, rm_abs(&t->c->vm_written_part[part]), 1);
 	succeed(t);
 	return true;
 }

@@ -27,12 +27,13 @@ static void copy_fields(struct vmx *v, unsigned from, unsigned to)
 		f[s] = m[s] & widths[s];
 }
 
-/* True: controls and the host's state are, bit by bit, those that passed their checks at the last entry, with the same answers to what the checks ask beside
- * the VMCS. Then their copies in v->f and v->ctl still hold. Comparing them is a tenth of checking them, and unlike notes of who wrote what it is right
- * whoever wrote the page. What injects an event or compares with VTPR depends on more: always checked. */
+/* True: controls and the host's state are those that passed their checks at the last entry, with the same answers to what the checks ask beside the VMCS. Then their
+ * copies in v->f and v->ctl still hold. As on silicon, the CPU keeps an active VMCS's fields: what stores other than VMWRITE do to the page, it may not see until the next
+ * VMPTRLD (SDM "Software Use of the VMCS and Related Structures"), and what it uses has always been checked. What injects an event or compares with VTPR
+ * depends on more: always checked. */
 static bool same_as_passed(const struct cpu *c, const struct vmx *v)
 {
-	return v->passed && v->passed_long == !!(c->arch.efer & EFER_LMA) && !memcmp(v->vmcs->f, v->passed_f, sizeof v->passed_f);
+	return v->passed && v->passed_long == !!(c->arch.efer & EFER_LMA) && !c->vm_written_part[VM_PART_ROOT];
 }
 
 static bool may_pass_again(const struct vmx *v)
@@ -41,29 +42,9 @@ static bool may_pass_again(const struct vmx *v)
 	return !asks_vtpr && !(v->f[VF_ENTRY_INTR_INFO] & BIT(31));
 }
 
-static const u64 unmoved[VMCS_END_GUEST - VMCS_FIRST_GUEST] = {
-#define FIELD(enc, name, kind, gate) UNMOVED_##kind(name)
-#define UNMOVED_CTL(name)
-#define UNMOVED_HOST(name)
-#define UNMOVED_RO(name)
-#define UNMOVED_GUEST(name) [VF_##name - VMCS_FIRST_GUEST] = VMX_MOVING_BITS >> (VF_##name - VMCS_FIRST_GUEST) & 1 ? 0 : ~(u64)0,
-#include "vmx/fields.def"
-#undef FIELD
-};
-
-/* The same for the guest's state, but for the few fields that move. Registers change between two entries, yet most of them do not from one exit to the next entry,
- * and what the exit saved is mostly what the entry had loaded. The copies in v->f stay; comparing reads nothing that is used. */
-static bool guest_as_passed(const struct vmx *v)
-{
-	const u64 *m = v->vmcs->f + VMCS_FIRST_GUEST, *f = v->f + VMCS_FIRST_GUEST;
-	u64 differ = 0;
-	if (!v->passed_guest)
-		return false;
-#pragma GCC unroll 16
-	for (unsigned s = 0; s < array_len(unmoved); s++)
-		differ |= (m[s] ^ f[s]) & unmoved[s];
-	return !differ;
-}
+/* The same for the guest's state, but for the few fields that move. Most registers do not change from one exit to the next entry, and the exit says when it has saved
+ * others than the entry had loaded. */
+static bool guest_as_passed(const struct cpu *c, const struct vmx *v) { return v->passed_guest && !c->vm_written_part[VM_PART_GUEST]; }
 
 /* Fields whose checks ask more than v->f. */
 static bool guest_may_pass_again(const struct vmx *v, const struct check_ctx *k)
@@ -71,21 +52,32 @@ static bool guest_may_pass_again(const struct vmx *v, const struct check_ctx *k)
 	return v->passed && !k->has_pdptes && v->f[VF_VMCS_LINK] == VMCS_NONE && !(v->f[VF_GUEST_RFLAGS] & FLAG_VM);
 }
 
-static void copy_moving(struct vmx *v)
+/* What no check looks at, and RIP, whose checks vmx_checks_rip() does. */
+static must_inline u64 unchecked_bits(enum vmcs_slot s)
 {
-#define COPY(field) v->f[VF_##field] = vmcs_get(v->vmcs, VF_##field) & widths[VF_##field];
-	VMX_MOVING(COPY)
-#undef COPY
+	return s == VF_GUEST_RIP || s == VF_GUEST_RSP || s == VF_PREEMPTION_TIMER ? ~(u64)0 : s == VF_GUEST_RFLAGS ? FLAG_ARITH : 0;
 }
 
-static void copy_again(struct vmx *v)
+/* False: of those that checks look at nothing but RIP has moved. */
+static bool copy_moving(struct vmx *v)
 {
-	const volatile u64 *m = v->vmcs->f;
-	for (unsigned s = 0; s < VMCS_FIRST_GUEST; s++) {
-		v->passed_f[s] = m[s];
-		v->f[s] = v->passed_f[s] & widths[s];
-	}
-	v->passed = false;
+	u64 differ = 0, now;
+#define COPY(field) \
+	now = vmcs_get(v->vmcs, VF_##field) & widths[VF_##field]; \
+	differ |= (now ^ v->f[VF_##field]) & ~unchecked_bits(VF_##field); \
+	v->f[VF_##field] = now;
+	VMX_MOVING(COPY)
+#undef COPY
+	return differ;
+}
+
+static void copy_root(struct cpu *c)
+{
+	struct vmx *v = vmx_of(c);
+
+	copy_fields(v, 0, VMCS_FIRST_GUEST);
+	c->vm_written_part[VM_PART_ROOT] = 0;
+	v->passed = v->host_segs_made = false;
 	take_controls(v);
 }
 
@@ -143,7 +135,38 @@ static void load_segments(struct cpu *c, const u64 *f)
 		vmx_set_seg(to[n], f[VF_GUEST_ES_SELECTOR + n], f[VF_GUEST_ES_BASE + n], f[VF_GUEST_ES_LIMIT + n], f[VF_GUEST_ES_AR + n] & 0x1f0ff);
 	c->arch.gdtr = (struct dtable){ .base = f[VF_GUEST_GDTR_BASE], .limit = f[VF_GUEST_GDTR_LIMIT] };
 	c->arch.idtr = (struct dtable){ .base = f[VF_GUEST_IDTR_BASE], .limit = f[VF_GUEST_IDTR_LIMIT] };
-	c->arch.cpl = SEG_DPL(c->arch.seg[SEG_SS].attr);
+}
+
+/* Would saving these segments store what f has? Of access rights a segment has fewer bits. */
+static bool segs_are_exact(const u64 *f)
+{
+	u64 lost = 0;
+	for (unsigned n = 0; n < 8; n++)
+		lost |= f[VF_GUEST_ES_AR + n] & ~(u64)0x1f0ff;
+	return !lost;
+}
+
+static void load_all_segments(struct cpu *c)
+{
+	struct vmx *v = vmx_of(c);
+
+	load_segments(c, v->f);
+	v->guest_segs_exact = v->passed_guest && segs_are_exact(v->f);
+	if (v->guest_segs_exact)
+		vmx_copy_segs(&v->guest_segs, vmx_segs_of(c));
+}
+
+/* Of the segments' state only two bases move. */
+static void load_segments_again(struct cpu *c)
+{
+	struct vmx *v = vmx_of(c);
+	struct vmx_segs *s = &v->guest_segs;
+
+	if (unlikely(s->seg[SEG_FS].base != v->f[VF_GUEST_FS_BASE]))
+		s->seg[SEG_FS].base = v->f[VF_GUEST_FS_BASE];
+	if (unlikely(s->seg[SEG_GS].base != v->f[VF_GUEST_GS_BASE]))
+		s->seg[SEG_GS].base = v->f[VF_GUEST_GS_BASE];
+	vmx_copy_segs(vmx_segs_of(c), s);
 }
 
 /* SDM "Loading Guest Control Registers, Debug Registers, and MSRs". Returns the guest's IA32_EFER. */
@@ -169,14 +192,19 @@ static u64 load_msrs(struct cpu *c, const struct vmx *v)
 	return efer;
 }
 
-static void load_guest(struct cpu *c, const struct check_ctx *k)
+/* again: the guest's state is as passed, as far as it does not move. */
+static void load_guest(struct cpu *c, const struct check_ctx *k, bool again)
 {
 	struct vmx *v = vmx_of(c);
 	const u64 *f = v->f;
 	u64 efer = load_msrs(c, v);
 
 	c->arch.guest_mode = 1;
-	load_segments(c, f);
+	if (likely(again && v->guest_segs_exact))
+		load_segments_again(c);
+	else
+		load_all_segments(c);
+	c->arch.cpl = SEG_DPL(c->arch.seg[SEG_SS].attr);
 	c->arch.rip = f[VF_GUEST_RIP];
 	c->arch.gpr[GPR_RSP] = f[VF_GUEST_RSP];
 	c->arch.shadow = f[VF_GUEST_INTERRUPTIBILITY] & (SHADOW_STI | SHADOW_MOVSS | SHADOW_NMI);
@@ -307,8 +335,9 @@ static enum verdict check_all(struct cpu *c, struct check_ctx *k, struct vmx_fai
 
 	v->passed_guest = false;
 	if (!same)
-		copy_again(v);
+		copy_root(c);
 	copy_fields(v, VMCS_FIRST_GUEST, VMCS_END_GUEST);
+	c->vm_written_part[VM_PART_GUEST] = 0;
 	vmx_check_init(k, c);
 	if (!same && check_root(c, k, fail) == FAILS)
 		return FAILS;
@@ -324,12 +353,14 @@ static enum verdict check_again(struct cpu *c, struct check_ctx *k, struct vmx_f
 {
 	struct vmx *v = vmx_of(c);
 
-	copy_moving(v);
+	bool moved = copy_moving(v);
 	if (v->f[VF_GUEST_RFLAGS] & FLAG_VM)
 		return check_all(c, k, fail, true);
 	vmx_check_init(k, c);
-	if (!vmx_checks_again(k, fail))
+	if (!(moved ? vmx_checks_again : vmx_checks_rip)(k, fail)) {
+		v->passed_guest = false;
 		return HAS_BAD_STATE;
+	}
 	v->short_entries++;
 	bind_again(c);
 	return ENTERS;
@@ -340,9 +371,9 @@ static enum step enter_checked(struct cpu *c, bool launch)
 	struct vmx *v = vmx_of(c);
 	struct vmx_failure fail = { 0 };
 	struct check_ctx k;
-	bool same = same_as_passed(c, v);
+	bool same = same_as_passed(c, v), again = same && guest_as_passed(c, v);
 
-	switch (same && guest_as_passed(v) ? check_again(c, &k, &fail) : check_all(c, &k, &fail, same)) {
+	switch (again ? check_again(c, &k, &fail) : check_all(c, &k, &fail, same)) {
 	case FAILS: return STEP_END;
 	case HAS_BAD_STATE:
 		fail.qualification = vmx_check_qualification(fail.check);
@@ -350,7 +381,7 @@ static enum step enter_checked(struct cpu *c, bool launch)
 		return STEP_STOP;
 	case ENTERS: break;
 	}
-	load_guest(c, &k);
+	load_guest(c, &k, again);
 	if (v->f[VF_ENTRY_MSR_LOAD_COUNT] && vmx_entry_msrs(c, &fail)) {
 		entry_failed(c, &fail, EXIT_MSR_LOADING);
 		return STEP_STOP;

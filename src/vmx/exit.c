@@ -58,7 +58,7 @@ static void save_segments(const struct cpu *c, struct vmcs *m)
 	vmcs_set(m, VF_GUEST_IDTR_LIMIT, c->arch.idtr.limit);
 }
 
-static void save_control(const struct cpu *c, struct vmcs *m)
+static void save_control(struct cpu *c, struct vmcs *m)
 {
 	const struct vmx *v = vmx_of(c);
 	const struct cpu_arch *a = &c->arch;
@@ -79,10 +79,40 @@ static void save_control(const struct cpu *c, struct vmcs *m)
 		vmcs_set(m, VF_GUEST_EFER, a->efer);
 	/* IA32_VMX_MISC[5]: LMA goes to the "IA-32e mode guest" control. */
 	u64 entry = v->f[VF_ENTRY_CONTROLS] & ~bit(CTL_ENTRY_IA32E & 31);
-	vmcs_set(m, VF_ENTRY_CONTROLS, entry | (a->efer & EFER_LMA ? bit(CTL_ENTRY_IA32E & 31) : 0));
+	entry |= a->efer & EFER_LMA ? bit(CTL_ENTRY_IA32E & 31) : 0;
+	vmcs_set(m, VF_ENTRY_CONTROLS, entry);
+	c->vm_written_part[VM_PART_ROOT] |= entry != v->f[VF_ENTRY_CONTROLS];
 	if (v->ept && (a->cr0 & CR0_PG) && (a->cr4 & CR4_PAE) && !(a->efer & EFER_LMA))
 		for (unsigned n = 0; n < 4; n++)
 			vmcs_set(m, VF_GUEST_PDPTE0 + n, a->pdpte[n]);
+}
+
+static inline u64 if_has(const struct vmx *v, enum vmx_control ctl, u64 value) { return has(v, ctl) ? value : 0; }
+
+/* True: of what save_control() and save_segments() store, only CR3 and two bases need be: the guest has the rest as the entry loaded it from these very fields, which
+ * nobody but VM exits may write meanwhile (SDM "Software Use of the VMCS and Related Structures"). */
+static bool mostly_as_loaded(struct cpu *c, struct vmcs *m)
+{
+	struct vmx *v = vmx_of(c);
+	const struct cpu_arch *a = &c->arch;
+	const u64 *f = v->f;
+	struct vmx_segs *s = &v->guest_segs;
+	u64 differ = (a->cr0 ^ f[VF_GUEST_CR0]) | (a->cr4 ^ f[VF_GUEST_CR4]) | ((u32)a->sysenter_cs ^ f[VF_GUEST_SYSENTER_CS]) | (a->sysenter_esp ^ f[VF_GUEST_SYSENTER_ESP]) |
+		     (a->sysenter_eip ^ f[VF_GUEST_SYSENTER_EIP]) | (!!(a->efer & EFER_LMA) ^ has(v, CTL_ENTRY_IA32E)) |
+		     if_has(v, CTL_EXIT_SAVE_DEBUG, (a->dr[7] ^ f[VF_GUEST_DR7]) | (a->debugctl ^ f[VF_GUEST_DEBUGCTL])) |
+		     if_has(v, CTL_EXIT_SAVE_PAT, a->pat ^ f[VF_GUEST_PAT]) | if_has(v, CTL_EXIT_SAVE_EFER, a->efer ^ f[VF_GUEST_EFER]);
+
+	if (differ || !v->passed_guest || !v->guest_segs_exact)
+		return false;
+	for (unsigned n = SEG_FS; n <= SEG_GS; n++)
+		if (unlikely(a->seg[n].base != s->seg[n].base)) {
+			s->seg[n].base = a->seg[n].base;
+			vmcs_set(m, VF_GUEST_ES_BASE + n, a->seg[n].base);
+		}
+	if (unlikely(vmx_segs_differ(vmx_segs_of(c), s)))
+		return false;
+	vmcs_set(m, VF_GUEST_CR3, a->cr3);
+	return true;
 }
 
 static void save_rest(const struct cpu *c, struct vmcs *m, enum exit_rf rf)
@@ -104,8 +134,9 @@ static void save_rest(const struct cpu *c, struct vmcs *m, enum exit_rf rf)
 	}
 }
 
-static void record(struct vmx *v, u32 reason, u64 qualification)
+static void record(struct cpu *c, u32 reason, u64 qualification)
 {
+	struct vmx *v = vmx_of(c);
 	struct vmcs *m = v->vmcs;
 	const struct exit_info *x = &v->x;
 
@@ -122,8 +153,10 @@ static void record(struct vmx *v, u32 reason, u64 qualification)
 	if (x->has_physical)
 		vmcs_set(m, VF_GUEST_PHYSICAL_ADDR, x->physical);
 	/* SDM "Recording VM-Exit Information": the valid bit of the VM-entry interruption information is cleared. */
-	if (v->f[VF_ENTRY_INTR_INFO] & BIT(31))
+	if (v->f[VF_ENTRY_INTR_INFO] & BIT(31)) {
 		vmcs_set(m, VF_ENTRY_INTR_INFO, v->f[VF_ENTRY_INTR_INFO] & ~BIT(31));
+		c->vm_written_part[VM_PART_ROOT] = 1;
+	}
 }
 
 static void trace_exit(const struct cpu *c, u32 reason, u64 qualification)
@@ -142,7 +175,7 @@ static void flat_segment(struct seg *s, u64 sel, u64 base, u32 attr)
 	vmx_set_seg(s, sel, base, 0xffffffff, sel ? attr : attr | SEG_UNUSABLE);
 }
 
-static void load_host_segments(struct cpu *c, const u64 *f, bool host64)
+static noinline void make_host_segments(struct cpu *c, const u64 *f, bool host64)
 {
 	const u32 data = 3 | SEG_S | SEG_P | SEG_DB | SEG_G;
 	struct seg *s = c->arch.seg;
@@ -158,6 +191,20 @@ static void load_host_segments(struct cpu *c, const u64 *f, bool host64)
 	vmx_set_seg(&c->arch.ldtr, 0, 0, 0, SEG_UNUSABLE);
 	c->arch.gdtr = (struct dtable){ .base = f[VF_HOST_GDTR_BASE], .limit = 0xffff };
 	c->arch.idtr = (struct dtable){ .base = f[VF_HOST_IDTR_BASE], .limit = 0xffff };
+}
+
+/* They are the same until the host's state in f is copied anew. */
+static void load_host_segments(struct cpu *c, bool host64)
+{
+	struct vmx *v = vmx_of(c);
+
+	if (likely(v->host_segs_made)) {
+		vmx_copy_segs(vmx_segs_of(c), &v->host_segs);
+	} else {
+		make_host_segments(c, v->f, host64);
+		vmx_copy_segs(&v->host_segs, vmx_segs_of(c));
+		v->host_segs_made = true;
+	}
 	c->arch.cpl = 0;
 }
 
@@ -191,7 +238,7 @@ void vmx_load_host(struct cpu *c)
 	c->arch.guest_mode = 0;
 	c->mtf = MTF_OFF;
 	load_host_msrs(c, v);
-	load_host_segments(c, f, host64);
+	load_host_segments(c, host64);
 	c->arch.dr[7] = 0x400;
 	c->arch.rip = f[VF_HOST_RIP];
 	c->arch.gpr[GPR_RSP] = f[VF_HOST_RSP];
@@ -239,9 +286,12 @@ void vmx_exit(struct cpu *c, u32 reason, u64 qualification)
 	nest_exited(c, reason);
 	if (trace_on(TRACE_VMEXIT))
 		trace_exit(c, reason, qualification);
-	record(v, reason, qualification);
-	save_control(c, m);
-	save_segments(c, m);
+	record(c, reason, qualification);
+	if (!mostly_as_loaded(c, m)) {
+		save_control(c, m);
+		save_segments(c, m);
+		c->vm_written_part[VM_PART_GUEST] = 1;
+	}
 	save_rest(c, m, v->x.rf);
 	vmx_page_written(c, v->vmcs_frame, 0, sizeof(*m));
 
@@ -249,7 +299,7 @@ void vmx_exit(struct cpu *c, u32 reason, u64 qualification)
 	v->s.apic_write = v->s.tpr_below = v->s.eoi_exit = v->s.virt_intr = v->s.apic_exit = 0;
 	v->iret_unblocked = false;
 	update_nmi_blocking(c, v, reason);
-	bool stored = vmx_exit_store_msrs(c);
+	bool stored = !v->f[VF_EXIT_MSR_STORE_COUNT] || vmx_exit_store_msrs(c);
 	if (!has(v, CTL_PROC2_VPID))
 		mmu_flush_vpid(c, 0, true);
 	vmx_load_host(c);

@@ -250,6 +250,8 @@ static enum step vmwrite(struct cpu *c, const struct insn *i)
 	if (encoding & 1)
 		value = (vmcs_get(a.m, slot) & 0xffffffff) | value << 32;
 	vmcs_set(a.m, slot, value & vmcs_mask(slot));
+	if (!c->arch.guest_mode)
+		c->vm_written_part[c->vm_field_part[slot]] = 1;
 	vmx_page_written(c, a.frame, offsetof(struct vmcs, f) + slot * 8, 8);
 	v->written[slot].vmcs = c->arch.guest_mode ? v->f[VF_VMCS_LINK] : v->s.vmcs_ptr;
 	v->written[slot].rip = c->arch.rip;
@@ -348,9 +350,9 @@ static const struct vmx_row {
 	u8 exit, shape;
 	enum step (*fn)(struct cpu *c, const struct insn *i);
 } rows[] = {
-	{ ZYDIS_MNEMONIC_VMXOFF, EXIT_VMXOFF, SHAPE_PLAIN, vmxoff },
+	{ ZYDIS_MNEMONIC_VMRESUME, EXIT_VMRESUME, SHAPE_PLAIN, vmresume }, /* by far the most frequent */
 	{ ZYDIS_MNEMONIC_VMLAUNCH, EXIT_VMLAUNCH, SHAPE_PLAIN, vmlaunch },
-	{ ZYDIS_MNEMONIC_VMRESUME, EXIT_VMRESUME, SHAPE_PLAIN, vmresume },
+	{ ZYDIS_MNEMONIC_VMXOFF, EXIT_VMXOFF, SHAPE_PLAIN, vmxoff },
 	{ ZYDIS_MNEMONIC_VMCLEAR, EXIT_VMCLEAR, SHAPE_MEM, vmclear },
 	{ ZYDIS_MNEMONIC_VMPTRLD, EXIT_VMPTRLD, SHAPE_MEM, vmptrld },
 	{ ZYDIS_MNEMONIC_VMPTRST, EXIT_VMPTRST, SHAPE_MEM, vmptrst },

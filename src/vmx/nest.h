@@ -14,7 +14,7 @@
 struct nest_count {
 	u64 exits;
 	u64 insns; /* executed from the exit to the next VM entry */
-	u64 ticks; /* the host's TSC over the same time, sleep included */
+	u64 ticks; /* the host's TSC over the same time, sleep included; where exits are many and short, by samples */
 };
 
 /* One guest as one vCPU runs it: a VMCS region with an EPT root. Written by that vCPU's thread alone; other threads read values that may be a moment old. */
@@ -25,7 +25,7 @@ struct nest_guest {
 	i8 parent;          /* index of the guest that runs it; -1: the machine itself */
 	bool running;
 	u64 entries;
-	u64 last_entry;     /* the host's TSC */
+	u64 last_entry;     /* the host's TSC, or that of a recent exit */
 	struct nest_count reason[NEST_REASONS];
 };
 
@@ -49,6 +49,7 @@ struct nest {
 	unsigned cur;       /* guest of the latest entry */
 	int wants;          /* a guest whose VMRESUME its hypervisor has been told of, -1 */
 	bool out;           /* between an exit and the next entry */
+	u8 weight;          /* how many exits this one stands for in `ticks`, 0: its time is not taken */
 	u32 out_reason;
 	u64 out_icount, out_ticks;
 	struct nest_recording *recording; /* set and taken away while the vCPU is parked; NULL: nobody records */

@@ -88,7 +88,7 @@ static void reset(struct cpu *c)
 	v->ept = v->ept_ad = v->mbec = v->iret_unblocked = false;
 	v->npt_tag = 0;
 	v->fresh = true;
-	v->passed = v->passed_guest = false;
+	v->passed = v->passed_guest = v->host_segs_made = false;
 	c->mtf = MTF_OFF;
 }
 

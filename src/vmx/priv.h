@@ -143,6 +143,14 @@ struct exit_info {
 };
 enum exit_rf { RF_KEEP, RF_SET, RF_CLEAR };
 
+/* Segment and table registers as one piece, in the order of struct cpu_arch. */
+struct vmx_segs {
+	struct seg seg[SEG_COUNT], ldtr, tr;
+	struct dtable gdtr, idtr;
+};
+_Static_assert(sizeof(struct vmx_segs) == 224 && sizeof(struct vmx_segs) == offsetof(struct cpu_arch, idtr) + sizeof(struct dtable) - offsetof(struct cpu_arch, seg),
+	       "the same in struct cpu_arch");
+
 struct vmx {
 	struct vmx_state s;        /* saved; must be first */
 
@@ -158,11 +166,13 @@ struct vmx {
 	bool ept, ept_ad, mbec;
 	u64 npt_tag;               /* TLB tag of the guest's EPT, 0 without */
 	bool fresh;                /* caches match s and RAM */
-	bool passed, passed_long;  /* passed_f has passed all checks but those of the guest's state; with the host in IA-32e mode */
+	bool passed, passed_long;  /* controls and host's state in f have passed their checks; with the host in IA-32e mode */
 	bool passed_guest;         /* and with it the guest's state in f, in a way that vmx_checks_again() may build on; see entry.c */
+	bool guest_segs_exact;     /* guest_segs is what the guest's state in f loads, and saving it would store what f has */
+	bool host_segs_made;       /* host_segs is what the host's state in f loads */
+	struct vmx_segs guest_segs, host_segs;
 	u32 bound_remaps;          /* mem->remaps when the pointers above were made */
 	u64 short_entries;         /* VM entries that built on it */
-	u64 passed_f[VMCS_FIRST_GUEST]; /* as the page had them, see entry.c */
 
 	struct pending_exit pend;
 	struct exit_info x;        /* for the exit being made; all zero between exits */
@@ -198,11 +208,30 @@ static inline void vmx_set_seg(struct seg *s, u64 sel, u64 base, u64 limit, u64 
 	s->sel = (u16)sel;
 }
 
+/* The CPU's, copied and compared in pieces that were stored as such: wider loads would wait for narrower stores. */
+static inline struct vmx_segs *vmx_segs_of(struct cpu *c) { return (struct vmx_segs *)c->arch.seg; }
+typedef u64 vmx_piece __attribute__((vector_size(16), aligned(8), may_alias));
+static inline void vmx_copy_segs(struct vmx_segs *to, const struct vmx_segs *from)
+{
+#pragma GCC unroll 14
+	for (unsigned n = 0; n < sizeof *to / sizeof(vmx_piece); n++)
+		((vmx_piece *)to)[n] = ((const vmx_piece *)from)[n];
+}
+static inline bool vmx_segs_differ(const struct vmx_segs *a, const struct vmx_segs *b)
+{
+	vmx_piece differ = { 0, 0 };
+#pragma GCC unroll 14
+	for (unsigned n = 0; n < sizeof *a / sizeof(vmx_piece); n++)
+		differ |= ((const vmx_piece *)a)[n] ^ ((const vmx_piece *)b)[n];
+	return differ[0] | differ[1];
+}
+
 /* ---- vmcs.c ---- */
 u8 *vmx_page(struct cpu *c, u64 at, i64 *frame); /* host address of a page of RAM, or the scratch page with *frame -1 */
 void vmx_page_written(struct cpu *c, i64 frame, unsigned off, unsigned len);
 void vmcs_offer(struct cpu *c);                      /* to engines that do VMREAD and VMWRITE themselves: v->vmcs has changed */
 void vmcs_find_rows(struct cpu *c);
+void vmcs_changed(struct cpu *c);                    /* the page may hold other values than VM entry has read */
 void vmx_set_vmcs(struct cpu *c, u64 at);            /* VMCS_NONE: no current VMCS */
 void vmcs_put(struct cpu *c, enum vmcs_slot s, u64 v); /* guest mode: cache and page */
 void vmx_refresh(struct cpu *c);                     /* rebuild caches after a state load */
@@ -248,9 +277,11 @@ bool vmx_checks(struct check_ctx *k, enum vmx_check_group group, struct vmx_fail
 void vmx_check_init(struct check_ctx *k, struct cpu *c);
 /* The guest's checks, when all have passed with other values of VMX_MOVING fields and the same of everything else: those that are not the same again. For
  * guests without virtual-8086 mode, PAE paging, VMCS link pointer and injected event. */
-bool vmx_checks_again(struct check_ctx *k, struct vmx_failure *fail);
+bool vmx_checks_again(const struct check_ctx *k, struct vmx_failure *fail);
+/* The same, when of all fields that a row reads none but RIP has another value. */
+bool vmx_checks_rip(const struct check_ctx *k, struct vmx_failure *fail);
 /* Fields of the guest's state that differ at nearly every VM entry, or whose checks depend on little. A row of checks.def that reads one of them must blame one
- * of them, or apply only in a case that vmx_checks_again() excludes. */
+ * of them, or apply only in a case that vmx_checks_again() excludes. One that reads RIP must blame RIP; none reads RSP, the timer, or arithmetic flags. */
 #define VMX_MOVING(M) \
 	M(GUEST_RIP) M(GUEST_RSP) M(GUEST_RFLAGS) M(GUEST_CR3) M(GUEST_FS_BASE) M(GUEST_GS_BASE) M(GUEST_PENDING_DBG) M(GUEST_INTERRUPTIBILITY) \
 	M(GUEST_ACTIVITY) M(PREEMPTION_TIMER) M(GUEST_INTR_STATUS) M(PML_INDEX)

@@ -59,6 +59,18 @@ void vmx_page_written(struct cpu *c, i64 frame, unsigned off, unsigned len)
 		mem_note_write(c->mem, frame, off, len);
 }
 
+void vmcs_changed(struct cpu *c) { memset(c->vm_written_part, 1, sizeof c->vm_written_part); }
+
+static const u8 part_of[VF_COUNT] = {
+#define PART_CTL(name) VM_PART_ROOT
+#define PART_HOST(name) VM_PART_ROOT
+#define PART_RO(name) VM_PART_OTHER
+#define PART_GUEST(name) (VMX_MOVING_BITS >> (VF_##name - VMCS_FIRST_GUEST) & 1 ? VM_PART_OTHER : VM_PART_GUEST)
+#define FIELD(enc, name, kind, gate) [VF_##name] = PART_##kind(name),
+#include "vmx/fields.def"
+#undef FIELD
+};
+
 void vmcs_find_rows(struct cpu *c)
 {
 	struct vmx *v = vmx_of(c);
@@ -68,6 +80,7 @@ void vmcs_find_rows(struct cpu *c)
 			v->field_row[vmcs_fields[s].encoding / 2] = (u16)(s << 2 | (vmcs_fields[s].bytes == 2 ? 1 : vmcs_fields[s].bytes == 4 ? 2 : 3));
 	c->vm_field_row = v->field_row;
 	c->vm_written = v->written;
+	c->vm_field_part = part_of;
 }
 
 void vmcs_offer(struct cpu *c)
@@ -91,6 +104,7 @@ void vmx_set_vmcs(struct cpu *c, u64 at)
 		v->vmcs = (struct vmcs *)vmx_page(c, at, &v->vmcs_frame);
 	}
 	vmcs_offer(c);
+	vmcs_changed(c);
 }
 
 void vmcs_put(struct cpu *c, enum vmcs_slot s, u64 value)
@@ -100,7 +114,7 @@ void vmcs_put(struct cpu *c, enum vmcs_slot s, u64 value)
 	v->f[s] = value;
 	v->passed_guest = false; /* v->f is not what was compared */
 	if (s < VMCS_FIRST_GUEST)
-		v->passed = false;
+		v->passed = v->host_segs_made = false;
 	vmcs_set(v->vmcs, s, value);
 }
 
@@ -110,7 +124,7 @@ void vmx_refresh(struct cpu *c)
 	struct vmx *v = vmx_of(c);
 
 	v->fresh = true;
-	v->passed = v->passed_guest = false;
+	v->passed = v->passed_guest = v->host_segs_made = false;
 	vmx_set_vmcs(c, v->s.on ? v->s.vmcs_ptr : VMCS_NONE);
 	if (!c->arch.guest_mode)
 		return;

@@ -179,6 +179,7 @@ void vmx_baseline(struct vmx_rig *r)
 {
 	const struct vmx_caps *k = &r->vmx->caps;
 	memset(r->vmcs->f, 0, sizeof r->vmcs->f);
+	vmcs_changed(r->cpu);
 	r->vmcs->launched = 0;
 	set_field(r, VF_PIN_CONTROLS, k->true_allowed0[GROUP_PIN]);
 	set_field(r, VF_PROC_CONTROLS, k->true_allowed0[GROUP_PROC]);

@@ -56,7 +56,12 @@ void vmx_expect_error(struct vmx_rig *r, u32 number); /* VMfailValid */
 void vmx_expect_exit(struct vmx_rig *r, u32 reason);  /* back in root operation at HOST_RIP */
 
 static inline u64 get_field(struct vmx_rig *r, enum vmcs_slot s) { return vmcs_get(r->vmcs, s); }
-static inline void set_field(struct vmx_rig *r, enum vmcs_slot s, u64 v) { vmcs_set(r->vmcs, s, v & vmcs_mask(s)); }
+/* As VMWRITE does it. */
+static inline void set_field(struct vmx_rig *r, enum vmcs_slot s, u64 v)
+{
+	vmcs_set(r->vmcs, s, v & vmcs_mask(s));
+	r->cpu->vm_written_part[r->cpu->vm_field_part[s]] = 1;
+}
 /* Sets or clears a control in its field; secondary controls are activated with it. */
 void set_control(struct vmx_rig *r, enum vmx_control ctl, bool on);
 

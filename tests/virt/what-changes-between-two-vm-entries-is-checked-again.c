@@ -91,12 +91,29 @@ static void vmwrite_of_any_part_of_the_state_is_noticed(void **state)
 	}
 }
 
-static void a_write_to_the_page_is_noticed(void **state)
+static void point_at(struct vmx_rig *r, u64 at)
+{
+	vmx_run_pointer(r, ZYDIS_MNEMONIC_VMPTRLD, at);
+	vmx_expect_success(r);
+	r->vmcs = r->vmx->vmcs;
+}
+
+/* It may be noticed by any entry; what was not checked is never loaded. */
+static void a_write_to_the_page_is_noticed_by_vmptrld(void **state)
 {
 	struct vmx_rig r;
 	open_warm(&r);
+	u32 attr = r.vmx->f[VF_GUEST_LDTR_AR];
 	core_set(&r.core, AT_VMCS + offsetof(struct vmcs, f[VF_GUEST_LDTR_AR]), 8, 0);
-	expect_bad_state(&r, CHECK_ldtr_type);
+	vmx_run(&r, ZYDIS_MNEMONIC_VMRESUME);
+	if (r.cpu->arch.guest_mode) {
+		assert_int_equal(r.cpu->arch.ldtr.attr, attr);
+		leave(&r);
+		point_at(&r, AT_VMCS);
+		vmx_run(&r, ZYDIS_MNEMONIC_VMRESUME);
+	}
+	vmx_expect_exit(&r, EXIT_INVALID_GUEST_STATE | EXIT_ENTRY_FAILURE);
+	assert_int_equal(vmx_last_failure(r.cpu, 0)->check, CHECK_ldtr_type);
 	vmx_close(&r);
 }
 
@@ -107,6 +124,7 @@ static void bits_that_a_field_does_not_have_are_ignored(void **state)
 	open_warm(&r);
 	r.vmcs->f[VF_GUEST_ES_SELECTOR] |= 0xabc0000;
 	r.vmcs->f[VF_GUEST_ACTIVITY] |= (u64)1 << 32;
+	vmcs_changed(r.cpu);
 	resume(&r);
 	assert_int_equal(r.cpu->arch.seg[SEG_ES].sel, DATA0);
 	assert_int_equal(r.cpu->arch.activity, ACT_ACTIVE);
@@ -118,13 +136,6 @@ static void copy_to_other(struct vmx_rig *r)
 	u8 page[sizeof(struct vmcs)];
 	assert_int_equal(mem_read(r->cpu->mem, gpa(AT_VMCS), page, sizeof page), 0);
 	assert_int_equal(mem_write(r->cpu->mem, gpa(AT_SHADOW_VMCS), page, sizeof page), 0);
-}
-
-static void point_at(struct vmx_rig *r, u64 at)
-{
-	vmx_run_pointer(r, ZYDIS_MNEMONIC_VMPTRLD, at);
-	vmx_expect_success(r);
-	r->vmcs = r->vmx->vmcs;
 }
 
 static void another_vmcs_is_looked_at(void **state)
@@ -192,6 +203,15 @@ static void a_failed_entry_is_nothing_to_build_on(void **state)
 	expect_bad_state(&r, CHECK_guest_rip64);
 	set_field(&r, VF_GUEST_RIP, AT_GUEST_CODE);
 	resume(&r);
+	leave(&r);
+	resume(&r); /* short */
+	leave(&r);
+	u64 good = get_field(&r, VF_GUEST_CR3);
+	set_field(&r, VF_GUEST_CR3, (u64)1 << 60); /* of those that move */
+	expect_bad_state(&r, CHECK_guest_cr3_width);
+	expect_bad_state(&r, CHECK_guest_cr3_width);
+	set_field(&r, VF_GUEST_CR3, good);
+	resume(&r);
 	vmx_close(&r);
 }
 
@@ -204,6 +224,33 @@ static void what_the_guest_did_is_saved_and_checked(void **state)
 	leave(&r);
 	assert_int_equal(get_field(&r, VF_GUEST_DS_BASE), 0x100000000);
 	expect_bad_state(&r, CHECK_ds_base);
+	vmx_close(&r);
+}
+
+/* A state of which only bases have moved is saved in a shorter way. */
+static void bases_that_the_guest_moved_are_saved(void **state)
+{
+	struct vmx_rig r;
+	open_warm(&r);
+	for (unsigned n = 1; n < 3; n++) {
+		resume(&r);
+		r.cpu->arch.seg[SEG_FS].base = 0x1000 * n;
+		r.cpu->arch.seg[SEG_GS].base = 0x2000 * n;
+		r.cpu->arch.cr3 = 0x3000 * n;
+		leave(&r);
+		assert_int_equal(get_field(&r, VF_GUEST_FS_BASE), 0x1000 * n);
+		assert_int_equal(get_field(&r, VF_GUEST_GS_BASE), 0x2000 * n);
+		assert_int_equal(get_field(&r, VF_GUEST_CR3), 0x3000 * n);
+		assert_int_equal(r.vmx->short_entries, 1 + n);
+	}
+	resume(&r);
+	assert_int_equal(r.cpu->arch.seg[SEG_FS].base, 0x2000);
+	assert_int_equal(r.cpu->arch.seg[SEG_GS].base, 0x4000);
+	r.cpu->arch.seg[SEG_ES].limit = 0x1000;
+	r.cpu->arch.sysenter_eip = 0x123;
+	leave(&r);
+	assert_int_equal(get_field(&r, VF_GUEST_ES_LIMIT), 0x1000);
+	assert_int_equal(get_field(&r, VF_GUEST_SYSENTER_EIP), 0x123);
 	vmx_close(&r);
 }
 
@@ -299,13 +346,14 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_moves_is_loaded_by_a_short_entry),
 		cmocka_unit_test(vmwrite_of_any_part_of_the_state_is_noticed),
-		cmocka_unit_test(a_write_to_the_page_is_noticed),
+		cmocka_unit_test(a_write_to_the_page_is_noticed_by_vmptrld),
 		cmocka_unit_test(bits_that_a_field_does_not_have_are_ignored),
 		cmocka_unit_test(another_vmcs_is_looked_at),
 		cmocka_unit_test(a_link_pointer_that_names_the_current_vmcs_is_found),
 		cmocka_unit_test(vmclear_forgets_nothing_that_matters),
 		cmocka_unit_test(a_failed_entry_is_nothing_to_build_on),
 		cmocka_unit_test(what_the_guest_did_is_saved_and_checked),
+		cmocka_unit_test(bases_that_the_guest_moved_are_saved),
 		cmocka_unit_test(a_restored_machine_looks_at_everything),
 		cmocka_unit_test(controls_that_change_a_rule_of_the_state_are_noticed),
 		cmocka_unit_test(an_injected_event_brings_its_own_rules),
