@@ -40,7 +40,7 @@ static bool is_flat(const struct cpu *c, u32 mode)
 	return (mode & want) == want && cs->base == 0 && cs->limit == 0xffffffff && spans_all(c, SEG_SS) && spans_all(c, SEG_DS) && spans_all(c, SEG_ES);
 }
 
-void cpu_update_mode(struct cpu *c)
+hot_path void cpu_update_mode(struct cpu *c)
 {
 	const struct cpu_arch *a = &c->arch;
 	u32 mode = c->mode & MODE_ONE;
@@ -81,7 +81,7 @@ void cpu_update_mode(struct cpu *c)
 	c->acc_class = mmu_access_class(c);
 }
 
-void cpu_set_rflags(struct cpu *c, u64 value)
+hot_path void cpu_set_rflags(struct cpu *c, u64 value)
 {
 	u64 old = c->arch.rflags;
 	c->arch.cc = cpu_flags_to_cc(value);

@@ -162,7 +162,7 @@ enum step cpu_set_xcr0(struct cpu *c, u64 value)
 	return STEP_STOP;
 }
 
-void cpu_load_control(struct cpu *c, u64 cr0, u64 cr3, u64 cr4, u64 efer)
+hot_path void cpu_load_control(struct cpu *c, u64 cr0, u64 cr3, u64 cr4, u64 efer)
 {
 	c->arch.cr0 = cr0;
 	c->arch.cr3 = cr3;

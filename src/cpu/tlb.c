@@ -365,7 +365,7 @@ static void make_current_again(struct tlb *t)
 	t->cur_tag->lru = ++t->tick;
 }
 
-void mmu_switch(struct cpu *c)
+hot_path void mmu_switch(struct cpu *c)
 {
 	struct tlb *t = c->tlb;
 	struct tlb_tag want;
@@ -473,7 +473,7 @@ static void swap_entries(struct tlb_ctx *x, unsigned i)
 	x->used[OTHER(i) / 64] |= bit(i % 64);
 }
 
-struct tlb_entry *mmu_recall(struct cpu *c, u64 la, u32 need)
+hot_path struct tlb_entry *mmu_recall(struct cpu *c, u64 la, u32 need)
 {
 	struct tlb_ctx *x = c->tlb->cur;
 	unsigned i = INDEX(la);

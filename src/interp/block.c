@@ -416,7 +416,7 @@ static struct block *build(struct cpu *c, u64 key, u64 la, const struct tlb_entr
 }
 
 /* ---- finding ---- */
-struct block *block_peek(struct cpu *c, u64 rip)
+hot_path struct block *block_peek(struct cpu *c, u64 rip)
 {
 	struct interp *e = interp_of(c);
 	const struct tlb_entry *t = mmu_recall(c, rip, e->xneed);

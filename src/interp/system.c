@@ -11,7 +11,7 @@ static void set_edx_eax(struct cpu *c, u64 v)
 }
 
 /* ---- identification, time ---- */
-enum step sys_cpuid(struct cpu *c, const struct insn *i)
+hot_path enum step sys_cpuid(struct cpu *c, const struct insn *i)
 {
 	u32 r[4];
 	if (cpu_icept(c, ICEPT_CPUID, i, 0, 0))

@@ -15,7 +15,7 @@ static inline void host_mxcsr_load(struct vec *v, u32 mxcsr)
 	v->host_mxcsr = mxcsr;
 }
 
-bool vec_fp_open(struct cpu *c)
+hot_path bool vec_fp_open(struct cpu *c)
 {
 	if (!c->vec || (c->arch.mxcsr & MXCSR_MASKS) != MXCSR_MASKS)
 		return false;
@@ -24,7 +24,7 @@ bool vec_fp_open(struct cpu *c)
 	return true;
 }
 
-bool vec_x87_open(const struct cpu *c) { return c->x87_resident && !vec_of(c)->x87_unmasked; }
+hot_path bool vec_x87_open(const struct cpu *c) { return c->x87_resident && !vec_of(c)->x87_unmasked; }
 void vec_x87_show(struct cpu *c) { x87_store(c); }
 void vec_x87_put_back(struct cpu *c)
 {

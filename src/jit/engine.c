@@ -27,7 +27,7 @@ unsigned jit_splits = 32;
 /* ---- getting in ---- */
 static const struct block *running(const struct cpu *c) { return jit_of(c)->in.cur; }
 
-u32 jit_vec_ok(struct cpu *c)
+hot_path u32 jit_vec_ok(struct cpu *c)
 {
 	u64 cr0 = c->arch.cr0, cr4 = c->arch.cr4;
 	u32 ok = !(cr0 & (CR0_EM | CR0_TS)) && (cr4 & CR4_OSFXSR) ? VEC_OK_SSE : 0;
@@ -59,7 +59,7 @@ static struct tlb_bank *bank_of(struct cpu *c)
 }
 
 /* All that C may have changed. */
-static void prepare(struct cpu *c)
+hot_path static void prepare(struct cpu *c)
 {
 	struct jit *j = jit_of(c);
 	struct tlb_bank *bank = bank_of(c);
@@ -169,7 +169,7 @@ static u64 lazy_second(const struct hot *h)
 	return h->lazy_op & LAZY_SAME ? h->lazy_a : h->lazy_b;
 }
 
-void jit_settle_flags(struct cpu *c, const struct site *s)
+hot_path void jit_settle_flags(struct cpu *c, const struct site *s)
 {
 	struct hot *h = jit_of(c)->hot;
 	const struct recipe *r = &s->recipe;
@@ -255,7 +255,7 @@ static bool stays_cold(const struct cpu *c, const struct block *b)
 
 /* C has brought the guest to arch.rip. On in host code if nothing else is to be done and there is some, else out. Blocks that cross a page or consist
  * of one handler lie on every kernel's hot ways: they run from here, which is a quarter of the price of leaving and coming back. */
-static u8 *go_on(struct cpu *c)
+hot_path static u8 *go_on(struct cpu *c)
 {
 	struct jit *j = jit_of(c);
 	for (unsigned n = 0; n < COLD_RUN && may_go_on(c); n++) {
@@ -300,7 +300,7 @@ static bool in_sti_shadow(const struct cpu *c, const struct insn *i)
 }
 
 /* The interpreter goes on with this instruction, to the end of its block or of the cold ones that follow. */
-static u8 *leave_to(struct cpu *c, struct site *s)
+hot_path static u8 *leave_to(struct cpu *c, struct site *s)
 {
 	struct jit *j = jit_of(c);
 	const struct insn *i = &jit_block(j, s)->insn[s->slot];
@@ -716,7 +716,7 @@ static u8 *on_helper(struct cpu *c, struct site *s)
 
 enum step jit_h_return(struct cpu *c, const struct insn *i) { return STEP_GO; }
 
-u8 *jit_on_site(struct cpu *c, struct site *s)
+hot_path u8 *jit_on_site(struct cpu *c, struct site *s)
 {
 	struct jit *j = jit_of(c);
 	switch ((enum site_kind)s->kind) {

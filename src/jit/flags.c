@@ -16,7 +16,7 @@
 	case 4: M(u32, "l", "r", ins); break; \
 	default: M(u64, "q", "r", ins); }
 
-u16 jit_flags(unsigned op, unsigned size, u64 a, u64 b, u16 old)
+hot_path u16 jit_flags(unsigned op, unsigned size, u64 a, u64 b, u16 old)
 {
 	u16 f = 0;
 	switch (op) {

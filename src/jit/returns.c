@@ -34,7 +34,7 @@ static void empty(struct cpu *c)
 	h->rsp = h->rsp_base = h->rsp_top;
 }
 
-void jit_returns_switch(struct cpu *c)
+hot_path void jit_returns_switch(struct cpu *c)
 {
 	struct jit *j = jit_of(c);
 	struct hot *h = j->hot;

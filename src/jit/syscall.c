@@ -19,7 +19,7 @@ static u8 *known_code(const struct cpu *c, u64 rip, u8 cls, struct tlb_bank **ba
 }
 
 /* The CPU is on the other side now: so is host code. */
-static u8 *arrive(struct cpu *c, u64 rip, u8 cls, struct tlb_bank *bank, u8 *code)
+hot_path static u8 *arrive(struct cpu *c, u64 rip, u8 cls, struct tlb_bank *bank, u8 *code)
 {
 	struct jit *j = jit_of(c);
 	struct hot *h = j->hot;
@@ -69,7 +69,7 @@ static u8 *on_iret(struct cpu *c, u64 next, u64 flags)
 }
 
 /* Host code at arch.rip, whatever mode and side this is now. */
-static u8 *arrive_anywhere(struct cpu *c)
+hot_path static u8 *arrive_anywhere(struct cpu *c)
 {
 	struct jit *j = jit_of(c);
 	struct hot *h = j->hot;
@@ -87,7 +87,7 @@ static u8 *arrive_anywhere(struct cpu *c)
 
 /* A VM exit by an instruction of a guest, or a VM entry: what changes is in cpu/ and vmx/, and of the general registers it is RSP alone. The handler does it all; it
  * must not have to do with others. */
-static u8 *on_virt(struct cpu *c, struct site *s)
+hot_path static u8 *on_virt(struct cpu *c, struct site *s)
 {
 	struct jit *j = jit_of(c);
 	const struct insn *i = (const struct insn *)jit_host(j, s->helper);

@@ -152,7 +152,7 @@ void vmx_posted_intr(struct cpu *c)
 }
 
 /* SDM "VMX-Preemption Timer" .. "TPR Threshold" and "Virtual-Interrupt Delivery" among VM entry's steps. */
-void vmx_apic_entry(struct cpu *c)
+hot_path void vmx_apic_entry(struct cpu *c)
 {
 	struct vmx *v = vmx_of(c);
 

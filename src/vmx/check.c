@@ -165,7 +165,7 @@ bool vmx_checks_again(const struct check_ctx *k, struct vmx_failure *fail)
 
 #undef RUN_GUEST
 #define RUN_GUEST(id, field, when, bad_bits) RUN(id, field, VF_##field == VF_GUEST_RIP && (when), bad_bits)
-bool vmx_checks_rip(const struct check_ctx *k, struct vmx_failure *fail)
+hot_path bool vmx_checks_rip(const struct check_ctx *k, struct vmx_failure *fail)
 {
 #include "vmx/checks.def"
 	return true;
@@ -185,7 +185,7 @@ bool vmx_checks(struct check_ctx *k, enum vmx_check_group group, struct vmx_fail
 }
 
 /* Fills the context for v->f; control words must be in v->ctl. */
-void vmx_check_init(struct check_ctx *k, struct cpu *c)
+hot_path void vmx_check_init(struct check_ctx *k, struct cpu *c)
 {
 	struct vmx *v = vmx_of(c);
 

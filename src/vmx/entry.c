@@ -193,7 +193,7 @@ static u64 load_msrs(struct cpu *c, const struct vmx *v)
 }
 
 /* again: the guest's state is as passed, as far as it does not move. */
-static void load_guest(struct cpu *c, const struct check_ctx *k, bool again)
+hot_path static void load_guest(struct cpu *c, const struct check_ctx *k, bool again)
 {
 	struct vmx *v = vmx_of(c);
 	const u64 *f = v->f;
@@ -271,13 +271,13 @@ static bool something_waits(const struct cpu *c)
 	return vmx_poll_waits(c) || vmx_of(c)->s.tpr_below;
 }
 
-static bool needs_steps(const struct cpu *c)
+hot_path static bool needs_steps(const struct cpu *c)
 {
 	return (c->arch.shadow & (SHADOW_STI | SHADOW_MOVSS)) || (c->arch.rflags & FLAG_TF) || c->mtf != MTF_OFF || c->arch.pending_dbg || (c->arch.dr[7] & 0xff);
 }
 
 /* Whatever makes the guest stop early: windows, timer, traps, inactive states. */
-static void start_guest(struct cpu *c)
+hot_path static void start_guest(struct cpu *c)
 {
 	struct vmx *v = vmx_of(c);
 	const u64 *f = v->f;
@@ -366,7 +366,7 @@ static enum verdict check_again(struct cpu *c, struct check_ctx *k, struct vmx_f
 	return ENTERS;
 }
 
-static enum step enter_checked(struct cpu *c, bool launch)
+hot_path static enum step enter_checked(struct cpu *c, bool launch)
 {
 	struct vmx *v = vmx_of(c);
 	struct vmx_failure fail = { 0 };
@@ -392,7 +392,7 @@ static enum step enter_checked(struct cpu *c, bool launch)
 	return STEP_STOP;
 }
 
-enum step vmx_enter(struct cpu *c, bool launch)
+hot_path enum step vmx_enter(struct cpu *c, bool launch)
 {
 	struct vmx *v = vmx_of(c);
 

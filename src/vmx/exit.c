@@ -5,10 +5,10 @@
 /* CR0 bits that VM entry and exit leave alone: ET, CD, NW and the reserved ones. */
 #define CR0_KEPT (~(u64)(CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_NE | CR0_WP | CR0_AM | CR0_PG))
 
-u64 vmx_cr0_merge(u64 now, u64 wanted) { return (now & CR0_KEPT) | (wanted & ~CR0_KEPT); }
+hot_path u64 vmx_cr0_merge(u64 now, u64 wanted) { return (now & CR0_KEPT) | (wanted & ~CR0_KEPT); }
 
 /* Whole GHz need no division. */
-u64 vmx_timer_now(const struct cpu *c)
+hot_path u64 vmx_timer_now(const struct cpu *c)
 {
 	u64 v = cpu_now(c), ghz = c->tsc_khz / 1000000;
 	return (ghz * 1000000 == c->tsc_khz ? v * ghz : clock_mul_div(v, c->tsc_khz, 1000000)) >> VMX_TIMER_SHIFT;
@@ -91,7 +91,7 @@ static inline u64 if_has(const struct vmx *v, enum vmx_control ctl, u64 value) {
 
 /* True: of what save_control() and save_segments() store, only CR3 and two bases need be: the guest has the rest as the entry loaded it from these very fields, which
  * nobody but VM exits may write meanwhile (SDM "Software Use of the VMCS and Related Structures"). */
-static bool mostly_as_loaded(struct cpu *c, struct vmcs *m)
+hot_path static bool mostly_as_loaded(struct cpu *c, struct vmcs *m)
 {
 	struct vmx *v = vmx_of(c);
 	const struct cpu_arch *a = &c->arch;
@@ -228,7 +228,7 @@ static u64 host_efer(const struct cpu *c, const struct vmx *v, bool host64)
 	return (c->arch.efer & ~mode) | (host64 ? mode : 0);
 }
 
-void vmx_load_host(struct cpu *c)
+hot_path void vmx_load_host(struct cpu *c)
 {
 	struct vmx *v = vmx_of(c);
 	const u64 *f = v->f;
@@ -277,7 +277,7 @@ static void update_nmi_blocking(struct cpu *c, const struct vmx *v, u32 reason)
 		c->arch.shadow &= ~(u32)SHADOW_NMI;
 }
 
-void vmx_exit(struct cpu *c, u32 reason, u64 qualification)
+hot_path void vmx_exit(struct cpu *c, u32 reason, u64 qualification)
 {
 	struct vmx *v = vmx_fresh(c);
 	struct vmcs *m = v->vmcs;
@@ -314,7 +314,7 @@ void vmx_exit(struct cpu *c, u32 reason, u64 qualification)
 		cpu_pend(c, PEND_NMI);
 }
 
-void vmx_exit_insn(struct cpu *c, u32 reason, u64 qualification, const struct insn *i, u32 info)
+hot_path void vmx_exit_insn(struct cpu *c, u32 reason, u64 qualification, const struct insn *i, u32 info)
 {
 	struct vmx *v = vmx_of(c);
 

@@ -212,7 +212,7 @@ static bool iret(struct cpu *c)
 	return false;
 }
 
-bool vmx_icept(struct cpu *c, enum icept what, const struct insn *i, u64 a, u64 b)
+hot_path bool vmx_icept(struct cpu *c, enum icept what, const struct insn *i, u64 a, u64 b)
 {
 	struct vmx *v = vmx_fresh(c);
 

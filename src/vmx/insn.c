@@ -372,7 +372,7 @@ static enum step run_row(struct cpu *c, const struct insn *i, const struct vmx_r
 	return c->arch.cpl ? cpu_gp(c, 0) : r->fn(c, i);
 }
 
-enum step vmx_insn(struct cpu *c, const struct insn *i)
+hot_path enum step vmx_insn(struct cpu *c, const struct insn *i)
 {
 	struct vmx *v = vmx_fresh(c);
 

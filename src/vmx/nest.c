@@ -102,7 +102,7 @@ static u64 count_time(struct nest *n, struct nest_count *k)
 	return now;
 }
 
-void nest_entered(struct cpu *c)
+hot_path void nest_entered(struct cpu *c)
 {
 	struct vmx *v = vmx_of(c);
 	struct nest *n = &v->nest;
@@ -134,7 +134,7 @@ void nest_entered(struct cpu *c)
 		record(n, now, true, 0);
 }
 
-void nest_exited(struct cpu *c, u32 reason)
+hot_path void nest_exited(struct cpu *c, u32 reason)
 {
 	struct nest *n = &vmx_of(c)->nest;
 

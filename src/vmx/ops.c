@@ -64,7 +64,7 @@ static bool init_blocked(const struct cpu *c) { return vmx_of(c)->s.on && !c->ar
 
 static bool npt_enabled(const struct cpu *c) { return vmx_of(c)->ept; }
 
-static void tlb_tag(const struct cpu *c, u16 *vpid, u64 *npt_root)
+hot_path static void tlb_tag(const struct cpu *c, u16 *vpid, u64 *npt_root)
 {
 	const struct vmx *v = vmx_of(c);
 

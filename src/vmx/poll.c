@@ -103,7 +103,7 @@ static bool poll_interrupt(struct cpu *c)
 
 /* What poll_first() looks at comes from instructions, which pend for themselves, and so does a virtual interrupt when it is recognised (s.virt_intr stays
  * set until it is delivered); the timer has its deadline; a real interrupt that IF, not we, keeps back is the core's to remember. */
-bool vmx_poll_waits(const struct cpu *c)
+hot_path bool vmx_poll_waits(const struct cpu *c)
 {
 	const struct vmx *v = vmx_of(c);
 

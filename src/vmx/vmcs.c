@@ -53,7 +53,7 @@ u8 *vmx_page(struct cpu *c, u64 at, i64 *frame)
 }
 
 /* Our stores to guest RAM bypass mem_write: tell the dirty log and owners of decoded code. */
-void vmx_page_written(struct cpu *c, i64 frame, unsigned off, unsigned len)
+hot_path void vmx_page_written(struct cpu *c, i64 frame, unsigned off, unsigned len)
 {
 	if (frame >= 0 && (unlikely(c->mem->dirty_log) || unlikely(mem_code_lines(c->mem, frame))))
 		mem_note_write(c->mem, frame, off, len);
