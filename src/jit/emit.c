@@ -49,23 +49,25 @@ static struct recipe alu_recipe(unsigned op, const struct insn *i, bool src_know
 	return r.op ? r : rc_none();
 }
 
-/* CMP or TEST with memory whose flags will be asked for: both values are kept before they are compared. */
+static bool branch_follows(const struct tr *t) { return !t->region && t->k + 2u == t->b->n && jit_rows[t->b->insn[t->k + 1].op].emit == e_jcc; }
+
+/* CMP or TEST with memory whose flags will be asked for: both values are kept before they are compared; behind the branch, if one follows, which may make that
+ * needless. */
 static bool compare_kept(struct tr *t, const struct insn *i, unsigned op)
 {
 	struct as *a = &t->a;
 	unsigned n = i->opsize, other = mem0(i) ? i->src : i->dst;
-	bool imm = has_imm(i);
+	bool imm = has_imm(i), branches = branch_follows(t);
 	if (!tr_live(t) || (!imm && (!ohomed(t, other, n) || !plain_reg(other, n))))
 		return false;
 	as_load(a, n, S1, t->m);
-	bool swap = op == OP_CMP && mem1(i);
-	as_store(a, 8, rm_abs(swap ? &t->hot->lazy_b : &t->hot->lazy_a), S1);
-	u32 form = lazy_form(op == OP_CMP ? RC_CMP : RC_TEST, n);
-	if (imm) /* never swapped */
-		form = tr_lazy_imm(t, form, (i32)i->imm);
-	else
-		as_store(a, 8, rm_abs(swap ? &t->hot->lazy_a : &t->hot->lazy_b), t->home[reg_of(other, n)]);
-	tr_lazy_op(t, form);
+	bool swap = op == OP_CMP && mem1(i); /* never with imm */
+	struct kept k = { .op = op == OP_CMP ? RC_CMP : RC_TEST, .size = (u8)n, .imm = imm, .second = swap, .other = imm ? 0 : t->home[reg_of(other, n)], .v = imm ? (i32)i->imm : 0 };
+	if (!branches) {
+		t->mem = false;
+		t->kept = k;
+		tr_flags_save(t);
+	}
 	if (imm)
 		as_alu_imm(a, 0, op, n, rm_reg(S1), i->imm);
 	else if (swap)
@@ -73,7 +75,9 @@ static bool compare_kept(struct tr *t, const struct insn *i, unsigned op)
 	else
 		as_alu_load(a, op, n, S1, rm_reg(ohome(t, other, n)));
 	tr_flags_set(t, rc_none());
-	t->mem = true;
+	t->mem = !branches;
+	if (branches)
+		t->kept = k;
 	return true;
 }
 

@@ -29,6 +29,8 @@ hot_path u16 jit_flags(unsigned op, unsigned size, u64 a, u64 b, u16 old)
 	case RC_INC: a -= 1; SIZED(UN, "inc") f = (f & ~CC_CF) | (old & CC_CF); break;
 	case RC_DEC: a += 1; SIZED(UN, "dec") f = (f & ~CC_CF) | (old & CC_CF); break;
 	case RC_CLEAR: f = 0x0200; break; /* LAHF of a flag that is always 1 */
+	case RC_ZERO: f = 0x4600; break;
+	case RC_RESULT: a = b; SIZED(BIN, "test") break;
 	}
 	return f;
 }
@@ -41,6 +43,7 @@ void tr_flags_set(struct tr *t, struct recipe rc)
 	t->host = F_ALL;
 	t->mem = false;
 	t->rc = rc;
+	t->kept.op = RC_NONE;
 	t->fresh = true;
 }
 
@@ -65,14 +68,30 @@ u32 tr_lazy_imm(struct tr *t, u32 form, i32 v)
 
 void tr_lazy_op(struct tr *t, u32 form) { as_store_imm(&t->a, form & LAZY_IMM ? 4 : 1, rm_abs(&t->hot->lazy_op), form); }
 
+static void save_kept(struct tr *t)
+{
+	const struct kept *k = &t->kept;
+	u32 form = lazy_form(k->op, k->size);
+	as_store(&t->a, 8, rm_abs(k->second ? &t->hot->lazy_b : &t->hot->lazy_a), S1);
+	if (k->imm)
+		form = tr_lazy_imm(t, form, k->v);
+	else
+		as_store(&t->a, 8, rm_abs(k->second ? &t->hot->lazy_a : &t->hot->lazy_b), k->other);
+	tr_lazy_op(t, form);
+	t->mem = true;
+	t->kept.op = RC_NONE;
+}
+
 void tr_flags_save(struct tr *t)
 {
 	struct as *a = &t->a;
 	if (t->mem)
 		return;
-	if (t->rc.op) {
+	if (t->kept.op) {
+		save_kept(t);
+	} else if (t->rc.op) {
 		u32 form = lazy_form(t->rc.op, t->rc.size);
-		if (t->rc.op != RC_CLEAR)
+		if (t->rc.op < RC_CLEAR)
 			store_value(t, &t->hot->lazy_a, t->rc.a);
 		if (t->rc.imm)
 			form = tr_lazy_imm(t, form, t->rc.v);
@@ -104,11 +123,15 @@ static void redo(struct tr *t)
 {
 	struct as *a = &t->a;
 	const struct recipe *r = &t->rc;
-	if (r->op == RC_CLEAR) {
-		all_clear(a);
+	unsigned n = r->size;
+	switch (r->op) {
+	case RC_CLEAR: all_clear(a); return;
+	case RC_ZERO: as_alu_load(a, OP_XOR, 4, S1, rm_reg(S1)); return;
+	case RC_RESULT:
+		as_mov_imm(a, S1, (u64)(i64)r->v);
+		as_alu_load(a, OP_TEST, n, S1, rm_reg(S1));
 		return;
 	}
-	unsigned n = r->size;
 	struct rm ra = greg(t, r->a), rb = r->imm ? ra : greg(t, r->b);
 	bool cmp = r->op == RC_CMP || r->op == RC_TEST;
 	unsigned op = r->op == RC_CMP ? OP_CMP : OP_TEST;
@@ -160,6 +183,11 @@ static void load_lazy(struct as *a, struct cpu *c, struct hot *h, unsigned op, u
 	as_load(a, 8, S1, rm_abs(&h->lazy_a));
 	switch (op) {
 	case RC_CLEAR: all_clear(a); break;
+	case RC_ZERO: as_alu_load(a, OP_XOR, 4, S1, rm_reg(S1)); break;
+	case RC_RESULT:
+		as_load(a, 8, S1, b);
+		as_alu_load(a, OP_TEST, n, S1, rm_reg(S1));
+		break;
 	case RC_CMP: as_alu_load(a, OP_CMP, n, S1, b); break;
 	case RC_TEST: as_alu_load(a, OP_TEST, n, S1, b); break;
 	case RC_LOGIC: as_alu_load(a, OP_TEST, n, S1, rm_reg(S1)); break;
@@ -247,6 +275,42 @@ void tr_cf_to_cc(struct tr *t)
 	t->rc = rc_none();
 	t->mem = false;
 	tr_flags_save(t);
+}
+
+/* ---- what a branch says of them ---- */
+/* The result of a TEST with one bit that was not 0. */
+static struct recipe of_bit(unsigned size, i32 v)
+{
+	u64 bits = (u64)(i64)v & low_mask(size * 8);
+	if (!bits || (bits & (bits - 1)) || v != (i16)v)
+		return rc_none();
+	bool clear = bits < 0x100 && bits >> (size * 8 - 1) == 0; /* parity is of the low byte */
+	return (struct recipe){ .op = clear ? RC_CLEAR : RC_RESULT, .size = (u8)size, .a = GPR_ZERO, .imm = !clear, .v = clear ? 0 : v };
+}
+
+void tr_flags_side(struct tr *t, unsigned cond)
+{
+	unsigned op = t->kept.op ? t->kept.op : t->rc.op;
+	struct recipe r = rc_none();
+	if (cond >> 1 != CC_E >> 1)
+		return;
+	if (cond == CC_E && (op == RC_CMP || op == RC_TEST || op == RC_SUB || op == RC_LOGIC || op == RC_NEG))
+		r = (struct recipe){ .op = RC_ZERO, .size = 8, .a = GPR_ZERO };
+	else if (cond == CC_NE && op == RC_TEST && (t->kept.op ? t->kept.imm : t->rc.imm))
+		r = t->kept.op ? of_bit(t->kept.size, t->kept.v) : of_bit(t->rc.size, t->rc.v);
+	if (!r.op)
+		return;
+	t->rc = r;
+	t->kept.op = RC_NONE;
+}
+
+int tr_flags_know(const struct tr *t, unsigned cond)
+{
+	const struct recipe *r = &t->rc;
+	u16 cc = jit_flags(r->op, r->size, 0, (u64)(i64)r->v, 0);
+	bool cf = cc & CC_CF, zf = cc & CC_ZF, sf = cc & CC_SF, of = cc & CC_OF;
+	const bool is[8] = { of, cf, zf, cf || zf, sf, cc & CC_PF, sf != of, zf || sf != of };
+	return r->op < RC_CLEAR ? -1 : is[cond >> 1] ^ (cond & 1);
 }
 
 /* ---- what instructions do ---- */

@@ -199,12 +199,13 @@ i64 tr_after(const struct block *b, const struct insn *i) { return (i64)b->off +
 static bool reaches(i64 off) { return fits32(off); }
 
 /* The other side of a branch whose one side is joined: behind the block's hot code. */
-static void put_aside(struct tr *t, u8 *at, i64 off)
+static void put_aside(struct tr *t, u8 *at, i64 off, unsigned cond)
 {
 	bug_if(t->nedges == MAX_EDGES);
 	struct edge *e = &t->edge[t->nedges++];
 	e->at = at;
 	e->off = off;
+	e->cond = (u8)cond;
 	e->b = t->b;
 	e->k = t->k;
 	e->first = t->first;
@@ -224,6 +225,7 @@ void tr_edges(struct tr *t)
 		t->first = e->first;
 		t->live = t->live_ + e->first;
 		t->start = e->start;
+		tr_flags_side(t, e->cond);
 		tr_goto(t, e->off);
 	}
 	t->b = t->code->block;
@@ -236,8 +238,9 @@ bool e_jcc(struct tr *t, const struct insn *i)
 	i64 to = tr_target(t->b, i), next = tr_after(t->b, i);
 	if (i->opsize != t->width || !reaches(to))
 		return false;
-	if (t->rc.op == RC_CLEAR) { /* the even conditions are false */
-		tr_goto(t, cond & 1 ? to : next);
+	int known = tr_flags_know(t, cond);
+	if (known >= 0) {
+		tr_goto(t, known ? to : next);
 		t->ended = true;
 		return true;
 	}
@@ -254,15 +257,19 @@ bool e_jcc(struct tr *t, const struct insn *i)
 		if (t->mem && same_page(aside) && !backward(t, aside)) /* no more than a jump */
 			link_jump(t, at, link_site(t, aside));
 		else
-			put_aside(t, at, aside);
+			put_aside(t, at, aside, joined_to ? cond ^ 1 : cond);
+		tr_flags_side(t, joined_to ? cond : cond ^ 1);
 		tr_goto(t, joined_to ? to : next);
 	} else {
 		struct fork f;
 		fork_keep(t, &f);
-		u8 *over = as_jcc(&t->a, joined_to ? cond : cond ^ 1, t->a.p);
+		unsigned later = joined_to ? cond : cond ^ 1;
+		u8 *over = as_jcc(&t->a, later, t->a.p);
+		tr_flags_side(t, later ^ 1);
 		tr_goto(t, joined_to ? next : to);
 		as_aim(over, t->a.p);
 		fork_back(t, &f);
+		tr_flags_side(t, later);
 		tr_goto(t, joined_to ? to : next);
 	}
 	t->ended = true;

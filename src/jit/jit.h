@@ -28,7 +28,9 @@ enum recipe_op {
 	RC_LOGIC,        /* a: result */
 	RC_NEG,          /* a: result */
 	RC_CLEAR,        /* all are 0 */
-#define RC_LAST RC_CLEAR
+	RC_ZERO,         /* as behind a result of 0, without carry or overflow */
+	RC_RESULT,       /* as RC_LOGIC, of v */
+#define RC_LAST RC_RESULT
 };
 #define RC_KEEPS_CF RC_DEC /* this one and lower: arch.cc has CF */
 struct recipe {

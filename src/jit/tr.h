@@ -37,8 +37,17 @@ struct row {
 };
 extern const struct row jit_rows[ZYDIS_MNEMONIC_MAX_VALUE + 1];
 
+/* A CMP or TEST of memory whose branch follows: one operand is in S1, and what flags.c wants to know of it has yet to be stored. */
+struct kept {
+	u8 op, size;     /* of its recipe; 0: none */
+	bool imm, second; /* S1 is the second operand */
+	u8 other;        /* host register of the other one, or v */
+	i32 v;
+};
+
 /* Where flags and vector registers are. */
 #define PLACE \
+	struct kept kept; /* flags: beside the host's */ \
 	bool mem;        /* flags: arch.cc, or lazy in struct hot */ \
 	u8 host;         /* flags that are in the host's */ \
 	struct recipe rc; /* how to compute them */ \
@@ -90,6 +99,7 @@ struct fork {
 struct edge {
 	u8 *at;
 	i64 off;
+	u8 cond;                /* which holds there */
 	struct block *b;
 	unsigned k, first;
 	u8 *start;
@@ -279,6 +289,8 @@ u32 tr_lazy_imm(struct tr *t, u32 form, i32 v);
 void tr_lazy_op(struct tr *t, u32 form);
 void tr_flags_host(struct tr *t, unsigned need);   /* into the host's flags. Uses S1 */
 void tr_flags_set(struct tr *t, struct recipe rc); /* the host's flags are now the guest's */
+void tr_flags_side(struct tr *t, unsigned cond);   /* this is where cond holds */
+int tr_flags_know(const struct tr *t, unsigned cond); /* does it hold? 0, 1; -1: who knows */
 void flags_make_thunk(struct as *a, struct jit *j, struct cpu *c); /* j->load_flags */
 void tr_cf_to_cc(struct tr *t);                    /* arch.cc's CF is valid and stays so beside a recipe that keeps it */
 /* What instruction i reads and fully replaces, in this form. */

@@ -119,7 +119,7 @@ u32 tr_writes(const struct insn *i)
 
 static u32 recipe_regs(const struct recipe *r)
 {
-	u32 m = r->op == RC_CLEAR ? 0 : 1u << r->a;
+	u32 m = r->op >= RC_CLEAR ? 0 : 1u << r->a;
 	return r->imm || r->op < RC_ADD || r->op > RC_TEST ? m : m | 1u << r->b;
 }
 
@@ -179,10 +179,15 @@ static void prepare_flags(struct tr *t, const struct insn *i, bool *lost)
 	bool emit = tr_emits(i), keeps = emit && (jit_rows[i->op].how & H_KEEPS) && !(i->flags & INSN_MEM);
 	tr_flag_effect(i, &reads, &kills);
 	survive = emit ? t->live[t->k] & ~kills : 0;
+	if (t->kept.op && jit_rows[i->op].emit != e_jcc) { /* S1 is this one's */
+		if (live_before(i, t->live[t->k]))
+			tr_flags_save(t);
+		t->kept.op = RC_NONE;
+	}
 	*lost = t->rc.op && (tr_writes(i) & recipe_regs(&t->rc));
 	if (*lost && survive)
 		tr_flags_save(t);
-	if (!t->mem && !t->rc.op && t->host && !keeps && live_before(i, t->live[t->k]))
+	if (!t->mem && !t->rc.op && !t->kept.op && t->host && !keeps && live_before(i, t->live[t->k]))
 		tr_flags_save(t);
 }
 
