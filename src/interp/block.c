@@ -35,7 +35,7 @@ int block_cache_create(struct cpu *c)
 	e->frame_blocks = calloc(e->nframes, sizeof *e->frame_blocks);
 	e->scratch = calloc(1, BLOCK_BYTES(MAX_SLOTS));
 	e->arena = mmap(NULL, e->arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (memo_create(e) || !e->hash || !e->frame_blocks || !e->scratch || e->arena == MAP_FAILED) {
+	if (memo_create(e, c->ncpus) || !e->hash || !e->frame_blocks || !e->scratch || e->arena == MAP_FAILED) {
 		log_error("cannot get memory for decoded blocks of vCPU %u", c->index);
 		return -ENOMEM;
 	}
@@ -369,12 +369,12 @@ static bool decode_block(struct cpu *c, struct block *b, u32 mode, const u8 *byt
 	while (!end && b->n < max && pos < avail) {
 		struct isa_insn in;
 		unsigned take = (unsigned)min_u64(ISA_MAX_LEN, avail - pos);
-		const struct insn *known = memo_find(e, mode, bytes + pos, take);
-		if (known) {
-			b->insn[b->slots] = *known;
-			b->insn[b->slots++].off = (u16)pos;
+		struct insn *o = &b->insn[b->slots];
+		if (memo_find(e, mode, bytes + pos, take, pos, o, &end, &last)) {
+			o->aux = last ? b : NULL;
+			b->slots++;
 			b->n++;
-			pos += known->len;
+			pos += o->len;
 			continue;
 		}
 		enum isa_result r = isa_decode(&e->dec, isa_mode_of(mode), bytes + pos, take, &in);
@@ -383,8 +383,10 @@ static bool decode_block(struct cpu *c, struct block *b, u32 mode, const u8 *byt
 		if (r == ISA_MORE)
 			break;
 		end = add_insn(c, b, r, &in, mode, pos, &last);
-		if (!end)
-			memo_keep(e, mode, bytes + pos, &b->insn[b->slots - 1]);
+		struct insn keep = *o;
+		if (keep.aux == b)
+			keep.aux = NULL;
+		memo_keep(e, mode, bytes + pos, &keep, end, last);
 		pos += r == ISA_OK ? in.zi.length : take;
 	}
 	b->bytes = pos;

@@ -66,6 +66,7 @@ struct interp {
 	size_t arena_used, arena_bytes; /* bytes 0 at interp_init: as usual */
 	struct isa_decoder dec;
 	struct memo *memo;            /* memo.c's */
+	unsigned memo_shift;
 	struct block *scratch;        /* for code that must not be cached */
 	struct block *jump[JUMP_CACHE];
 };
@@ -92,12 +93,13 @@ void block_forget(struct cpu *c, u64 frame, unsigned first_line, unsigned last_l
 void block_forget_all(struct cpu *c);
 insn_fn h_dead, h_cross, h_ud, h_too_long, h_sentinel, h_sentinel_chain;
 
-/* memo.c: instructions decoded before. mode: of the block. avail: bytes that may be read. NULL: not known. Its `off` is the caller's to set. */
-int memo_create(struct interp *e);
+/* memo.c: instructions decoded before. mode: of the block. */
+int memo_create(struct interp *e, unsigned ncpus);
 void memo_destroy(struct interp *e);
-const struct insn *memo_find(const struct interp *e, u32 mode, const u8 *bytes, unsigned avail);
-/* One in the middle of a block, just decoded. */
-void memo_keep(struct interp *e, u32 mode, const u8 *bytes, const struct insn *i);
+/* avail: bytes that may be read; off: from the block's start. *end, *last: as from interp_select, whose caller sets aux. False: not known; *to means nothing. */
+bool memo_find(const struct interp *e, u32 mode, const u8 *bytes, unsigned avail, unsigned off, struct insn *to, bool *end, bool *last);
+/* One just decoded. Any that belongs to its place (aux) is not kept. */
+void memo_keep(struct interp *e, u32 mode, const u8 *bytes, const struct insn *i, bool end, bool last);
 
 /* select.c: chooses the handler. Returns true when the block must end after this instruction; *last when its handler leaves the block by itself (branches). */
 bool interp_select(struct cpu *c, const struct isa_insn *in, u32 mode, struct insn *out, bool *last);
