@@ -33,7 +33,8 @@ static inline gpa_t gpa(u64 v) { return (gpa_t){ v }; }
 #define array_len(a) (sizeof(a) / sizeof((a)[0]))
 #define container_of(p, type, member) ((type *)((char *)(p) - offsetof(type, member)))
 #define noinline __attribute__((noinline))
-#define hot_path __attribute__((hot)) /* on the way of a VM exit and back: such functions are linked beside each other, on few pages */
+#define cold_path __attribute__((__noinline__, __cold__)) /* beside such a way: out of its code */
+#define hot_path __attribute__((__hot__)) /* on the way of a VM exit and back: such functions are linked beside each other, on few pages */
 #define must_inline inline __attribute__((always_inline))
 #define unused __attribute__((unused))
 #define printf_like(f, a) __attribute__((format(printf, f, a)))

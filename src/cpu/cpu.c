@@ -40,26 +40,11 @@ static bool is_flat(const struct cpu *c, u32 mode)
 	return (mode & want) == want && cs->base == 0 && cs->limit == 0xffffffff && spans_all(c, SEG_SS) && spans_all(c, SEG_DS) && spans_all(c, SEG_ES);
 }
 
-hot_path void cpu_update_mode(struct cpu *c)
+/* Outside of 64-bit mode, or on the way into it. */
+static cold_path void update_all(struct cpu *c, u32 mode)
 {
 	const struct cpu_arch *a = &c->arch;
-	u32 mode = c->mode & MODE_ONE;
-	bool pe = a->cr0 & CR0_PE, vm = a->rflags & FLAG_VM;
-	c->lma = a->efer & EFER_LMA;
-	c->paging = a->cr0 & CR0_PG;
-	if (vm)
-		mode |= MODE_VM86;
-	else if (pe)
-		mode |= MODE_PE;
-	if (c->lma && pe && (a->seg[SEG_CS].attr & SEG_L)) {
-		mode |= MODE_L | MODE_SSB;
-		if (likely(c->mode & MODE_L)) { /* what else follows from the mode is there */
-			c->seg_base[SEG_FS] = a->seg[SEG_FS].base;
-			c->seg_base[SEG_GS] = a->seg[SEG_GS].base;
-			c->mode = mode;
-			c->acc_class = mmu_access_class(c);
-			return;
-		}
+	if (mode & MODE_L) {
 		c->stack_mask = ~(u64)0;
 		bounds64(c);
 	} else {
@@ -78,6 +63,28 @@ hot_path void cpu_update_mode(struct cpu *c)
 		c->bound_r[n] = c->bound_w[n] = ~(u64)0;
 	}
 	c->mode = mode;
+}
+
+hot_path void cpu_update_mode(struct cpu *c)
+{
+	const struct cpu_arch *a = &c->arch;
+	u32 mode = c->mode & MODE_ONE;
+	bool pe = a->cr0 & CR0_PE, vm = a->rflags & FLAG_VM;
+	c->lma = a->efer & EFER_LMA;
+	c->paging = a->cr0 & CR0_PG;
+	if (vm)
+		mode |= MODE_VM86;
+	else if (pe)
+		mode |= MODE_PE;
+	if (c->lma && pe && (a->seg[SEG_CS].attr & SEG_L))
+		mode |= MODE_L | MODE_SSB;
+	if (likely(mode & c->mode & MODE_L)) { /* what else follows from the mode is there */
+		c->seg_base[SEG_FS] = a->seg[SEG_FS].base;
+		c->seg_base[SEG_GS] = a->seg[SEG_GS].base;
+		c->mode = mode;
+	} else {
+		update_all(c, mode);
+	}
 	c->acc_class = mmu_access_class(c);
 }
 

@@ -365,20 +365,11 @@ static void make_current_again(struct tlb *t)
 	t->cur_tag->lru = ++t->tick;
 }
 
-hot_path void mmu_switch(struct cpu *c)
+static cold_path void switch_to(struct tlb *t, const struct tlb_tag *want)
 {
-	struct tlb *t = c->tlb;
-	struct tlb_tag want;
 	unsigned victim = 0;
-	fill_tag(c, &want);
-	if (same_tag(t->cur_tag, &want))
-		return;
-	if (same_tag(&t->tag[t->before], &want)) { /* a guest's exit, or the entry after it */
-		make_current_again(t);
-		return;
-	}
 	for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
-		if (same_tag(&t->tag[i], &want)) {
+		if (same_tag(&t->tag[i], want)) {
 			make_current(t, i);
 			return;
 		}
@@ -389,8 +380,21 @@ hot_path void mmu_switch(struct cpu *c)
 		drop(t, &t->ctx[victim], 0);
 	else
 		first_use(t, &t->ctx[victim]);
-	t->tag[victim] = want;
+	t->tag[victim] = *want;
 	make_current(t, victim);
+}
+
+hot_path void mmu_switch(struct cpu *c)
+{
+	struct tlb *t = c->tlb;
+	struct tlb_tag want;
+	fill_tag(c, &want);
+	if (same_tag(t->cur_tag, &want))
+		return;
+	if (likely(same_tag(&t->tag[t->before], &want))) /* a guest's exit, or the entry after it */
+		make_current_again(t);
+	else
+		switch_to(t, &want);
 }
 
 void tlb_check_context(struct cpu *c)

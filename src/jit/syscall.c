@@ -92,7 +92,8 @@ hot_path static u8 *on_virt(struct cpu *c, struct site *s)
 	struct jit *j = jit_of(c);
 	const struct insn *i = (const struct insn *)jit_host(j, s->helper);
 	u64 left = j->hot->left;
-	jit_settle_flags(c, s);
+	if (!jit_rows[i->op].arg) /* the guest's; those of a hypervisor end with its VMRESUME, or are all replaced */
+		jit_settle_flags(c, s);
 	c->icount = j->base - left;
 	j->in.cur = jit_block(j, s);
 	c->arch.gpr[GPR_BLOCK_RIP] = j->hot->page + jit_block(j, s)->off;
@@ -106,6 +107,7 @@ hot_path static u8 *on_virt(struct cpu *c, struct site *s)
 	default: break;
 	}
 	j->stats.helper_calls++; /* VMfail */
+	j->hot->lazy_op = 0;
 	if (likely(!cpu_must_service(c)))
 		return jit_host(j, s->retry);
 	j->hot->s0 = insn_next_rip(c, i);

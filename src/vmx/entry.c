@@ -146,7 +146,7 @@ static bool segs_are_exact(const u64 *f)
 	return !lost;
 }
 
-static void load_all_segments(struct cpu *c)
+static noinline void load_all_segments(struct cpu *c)
 {
 	struct vmx *v = vmx_of(c);
 
@@ -219,7 +219,7 @@ hot_path static void load_guest(struct cpu *c, const struct check_ctx *k, bool a
 
 /* SDM "VM-Entry Failures During or After Loading Guest State": the host's state is loaded as by a VM exit, nothing of
  * the guest is saved. */
-static void entry_failed(struct cpu *c, struct vmx_failure *fail, u32 reason)
+static cold_path void entry_failed(struct cpu *c, struct vmx_failure *fail, u32 reason)
 {
 	struct vmx *v = vmx_of(c);
 
@@ -235,7 +235,7 @@ static void entry_failed(struct cpu *c, struct vmx_failure *fail, u32 reason)
 }
 
 /* SDM "Event Injection". */
-static void inject(struct cpu *c, const u64 *f)
+static noinline void inject(struct cpu *c, const u64 *f)
 {
 	static const u8 kinds[8] = {EVENT_EXT_INT,  EVENT_NONE,	 EVENT_NMI,	 EVENT_FAULT,
 				    EVENT_SOFT_INT, EVENT_ICEBP, EVENT_SOFT_EXC, EVENT_NONE};
@@ -276,6 +276,17 @@ hot_path static bool needs_steps(const struct cpu *c)
 	return (c->arch.shadow & (SHADOW_STI | SHADOW_MOVSS)) || (c->arch.rflags & FLAG_TF) || c->mtf != MTF_OFF || c->arch.pending_dbg || (c->arch.dr[7] & 0xff);
 }
 
+static cold_path void trace_entry(const struct cpu *c)
+{
+	const struct vmx *v = vmx_of(c);
+
+	trace_line(TRACE_VMENTRY, "cpu%u vmcs %llx rip %llx cr0 %llx cr3 %llx cr4 %llx flags %llx inject %x",
+			   c->index, (unsigned long long)v->s.vmcs_ptr, (unsigned long long)c->arch.rip,
+			   (unsigned long long)c->arch.cr0, (unsigned long long)c->arch.cr3,
+			   (unsigned long long)c->arch.cr4, (unsigned long long)cpu_rflags(c),
+			   (u32)v->f[VF_ENTRY_INTR_INFO]);
+}
+
 /* Whatever makes the guest stop early: windows, timer, traps, inactive states. */
 hot_path static void start_guest(struct cpu *c)
 {
@@ -302,11 +313,7 @@ hot_path static void start_guest(struct cpu *c)
 	c->stats.vmentries++;
 	nest_entered(c);
 	if (trace_on(TRACE_VMENTRY))
-		trace_line(TRACE_VMENTRY, "cpu%u vmcs %llx rip %llx cr0 %llx cr3 %llx cr4 %llx flags %llx inject %x",
-			   c->index, (unsigned long long)v->s.vmcs_ptr, (unsigned long long)c->arch.rip,
-			   (unsigned long long)c->arch.cr0, (unsigned long long)c->arch.cr3,
-			   (unsigned long long)c->arch.cr4, (unsigned long long)cpu_rflags(c),
-			   (u32)f[VF_ENTRY_INTR_INFO]);
+		trace_entry(c);
 }
 
 enum verdict { ENTERS, FAILS, HAS_BAD_STATE }; /* FAILS: VMfailValid is done */
@@ -329,7 +336,7 @@ static enum verdict check_root(struct cpu *c, struct check_ctx *k, struct vmx_fa
 }
 
 /* same: controls and host state are as passed. */
-static enum verdict check_all(struct cpu *c, struct check_ctx *k, struct vmx_failure *fail, bool same)
+static noinline enum verdict check_all(struct cpu *c, struct check_ctx *k, struct vmx_failure *fail, bool same)
 {
 	struct vmx *v = vmx_of(c);
 

@@ -87,6 +87,13 @@ static void save_control(struct cpu *c, struct vmcs *m)
 			vmcs_set(m, VF_GUEST_PDPTE0 + n, a->pdpte[n]);
 }
 
+static noinline void save_all(struct cpu *c, struct vmcs *m)
+{
+	save_control(c, m);
+	save_segments(c, m);
+	c->vm_written_part[VM_PART_GUEST] = 1;
+}
+
 static inline u64 if_has(const struct vmx *v, enum vmx_control ctl, u64 value) { return has(v, ctl) ? value : 0; }
 
 /* True: of what save_control() and save_segments() store, only CR3 and two bases need be: the guest has the rest as the entry loaded it from these very fields, which
@@ -159,7 +166,7 @@ static void record(struct cpu *c, u32 reason, u64 qualification)
 	}
 }
 
-static void trace_exit(const struct cpu *c, u32 reason, u64 qualification)
+static cold_path void trace_exit(const struct cpu *c, u32 reason, u64 qualification)
 {
 	const struct exit_info *x = &vmx_of(c)->x;
 
@@ -175,7 +182,7 @@ static void flat_segment(struct seg *s, u64 sel, u64 base, u32 attr)
 	vmx_set_seg(s, sel, base, 0xffffffff, sel ? attr : attr | SEG_UNUSABLE);
 }
 
-static noinline void make_host_segments(struct cpu *c, const u64 *f, bool host64)
+static cold_path void make_host_segments(struct cpu *c, const u64 *f, bool host64)
 {
 	const u32 data = 3 | SEG_S | SEG_P | SEG_DB | SEG_G;
 	struct seg *s = c->arch.seg;
@@ -287,11 +294,8 @@ hot_path void vmx_exit(struct cpu *c, u32 reason, u64 qualification)
 	if (trace_on(TRACE_VMEXIT))
 		trace_exit(c, reason, qualification);
 	record(c, reason, qualification);
-	if (!mostly_as_loaded(c, m)) {
-		save_control(c, m);
-		save_segments(c, m);
-		c->vm_written_part[VM_PART_GUEST] = 1;
-	}
+	if (!mostly_as_loaded(c, m))
+		save_all(c, m);
 	save_rest(c, m, v->x.rf);
 	vmx_page_written(c, v->vmcs_frame, 0, sizeof(*m));
 

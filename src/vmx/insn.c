@@ -372,7 +372,7 @@ static enum step run_row(struct cpu *c, const struct insn *i, const struct vmx_r
 	return c->arch.cpl ? cpu_gp(c, 0) : r->fn(c, i);
 }
 
-hot_path enum step vmx_insn(struct cpu *c, const struct insn *i)
+static noinline enum step any_insn(struct cpu *c, const struct insn *i)
 {
 	struct vmx *v = vmx_fresh(c);
 
@@ -396,4 +396,14 @@ hot_path enum step vmx_insn(struct cpu *c, const struct insn *i)
 		if (rows[n].op == i->op)
 			return run_row(c, i, &rows[n]);
 	return cpu_ud(c);
+}
+
+/* VMRESUME of a hypervisor in 64-bit mode is by far the most frequent. */
+hot_path enum step vmx_insn(struct cpu *c, const struct insn *i)
+{
+	const struct vmx *v = vmx_of(c);
+
+	if (likely(i->op == ZYDIS_MNEMONIC_VMRESUME && v->fresh && v->s.on && !c->arch.guest_mode && (c->mode & MODE_L) && !c->arch.cpl))
+		return vmx_enter(c, false);
+	return any_insn(c, i);
 }

@@ -66,7 +66,7 @@ static void follow(struct nest *n, unsigned to)
 		n->wants = -1;     /* has done it */
 }
 
-static noinline void record(struct nest *n, u64 ticks, bool entry, u32 reason)
+static cold_path void record(struct nest *n, u64 ticks, bool entry, u32 reason)
 {
 	struct nest_recording *r = n->recording;
 	if (r->n == r->room)
@@ -102,6 +102,17 @@ static u64 count_time(struct nest *n, struct nest_count *k)
 	return now;
 }
 
+/* Another guest than the one that was entered before. */
+static cold_path struct nest_guest *change(struct nest *n, u64 vmcs, u64 eptp)
+{
+	unsigned i = find(n, vmcs, eptp);
+	if (i == NEST_GUESTS)
+		i = add(n, vmcs, eptp);
+	follow(n, i);
+	n->cur = i;
+	return &n->guest[i];
+}
+
 hot_path void nest_entered(struct cpu *c)
 {
 	struct vmx *v = vmx_of(c);
@@ -117,14 +128,8 @@ hot_path void nest_entered(struct cpu *c)
 	} else {
 		now = __rdtsc();
 	}
-	if (unlikely(!n->n || g->vmcs != vmcs || g->eptp != eptp)) {
-		unsigned i = find(n, vmcs, eptp);
-		if (i == NEST_GUESTS)
-			i = add(n, vmcs, eptp);
-		follow(n, i);
-		n->cur = i;
-		g = &n->guest[i];
-	}
+	if (unlikely(!n->n || g->vmcs != vmcs || g->eptp != eptp))
+		g = change(n, vmcs, eptp);
 	g->vpid = v->ctl[GROUP_PROC2] & bit(CTL_PROC2_VPID & 31) ? (u16)v->f[VF_VPID] : 0;
 	g->entries++;
 	g->last_entry = now;
@@ -141,7 +146,7 @@ hot_path void nest_exited(struct cpu *c, u32 reason)
 	reason &= 0xffff;
 	if (reason >= NEST_REASONS)
 		reason = 0;
-	if (!n->n) { /* a machine that was loaded in the middle of a guest */
+	if (unlikely(!n->n)) { /* a machine that was loaded in the middle of a guest */
 		nest_entered(c);
 		n->guest[n->cur].entries = 0;
 	}

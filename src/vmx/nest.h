@@ -43,8 +43,7 @@ struct nest_recording {
 };
 
 struct nest {
-	struct nest_guest guest[NEST_GUESTS];
-	unsigned n;
+	unsigned n;         /* guests */
 	/* The vCPU's own: */
 	unsigned cur;       /* guest of the latest entry */
 	int wants;          /* a guest whose VMRESUME its hypervisor has been told of, -1 */
@@ -53,6 +52,7 @@ struct nest {
 	u32 out_reason;
 	u64 out_icount, out_ticks;
 	struct nest_recording *recording; /* set and taken away while the vCPU is parked; NULL: nobody records */
+	struct nest_guest guest[NEST_GUESTS];
 };
 
 /* Counters of c, NULL without VMX. */

@@ -178,6 +178,7 @@ struct vmx {
 	struct exit_info x;        /* for the exit being made; all zero between exits */
 	u64 iret_rip, iret_icount; /* last IRET that removed NMI blocking */
 	bool iret_unblocked;
+	struct nest nest;          /* its head is used at each exit, as what is before it */
 	struct isa_decoder dec;    /* for instruction lengths of EPT exits */
 
 	struct vmx_caps caps;
@@ -185,7 +186,6 @@ struct vmx {
 	u64 failures;
 	struct vmx_failure failure[VMX_FAILURES]; /* ring, by serial */
 	u8 said[CHECK_COUNT];      /* checks whose failure was logged already */
-	struct nest nest;
 	struct vm_written written[VF_COUNT]; /* c->vm_written */
 	u16 field_row[VM_FIELD_ROWS]; /* c->vm_field_row */
 	u8 *scratch;               /* a page that absorbs accesses to addresses that are not RAM */
