@@ -359,8 +359,8 @@ static void push_return(struct tr *t, const struct insn *i)
 }
 
 /* Behind the host's CALL: S0 is where a RET wants to go, the host's stack holds where this CALL said that it would. Whatever happened since, equal
- * addresses mean the same place: when a translation goes, so does all that is on the host's stack. */
-static void landing(struct tr *t, const struct insn *i)
+ * addresses mean the same place: when a translation goes, so does all that is on the host's stack. near: what was called is in this page. */
+static void landing(struct tr *t, const struct insn *i, bool near)
 {
 	struct as *a = &t->a;
 	i64 off = tr_after(t->b, i);
@@ -368,8 +368,16 @@ static void landing(struct tr *t, const struct insn *i)
 	as_jcc(a, CC_NE, t->j->ret_miss);
 	as_pop(a, S0);
 	as_lea(a, t->width, S0, rm_mem(S0, (i32)-off));
-	as_store(a, 8, rm_abs(&t->hot->page), S0);
 	t->host = 0;
+	if (near && same_page(off)) { /* mostly the same page still: without the store the next CALL need not wait for this one's stack */
+		u8 *again = a->p;
+		as_alu_load(a, OP_CMP, 8, S0, rm_abs(&t->hot->page));
+		link_jump(t, as_jcc(a, CC_E, a->p), link_site(t, off));
+		as_store(a, 8, rm_abs(&t->hot->page), S0);
+		as_jmp(a, again);
+		return;
+	}
+	as_store(a, 8, rm_abs(&t->hot->page), S0);
 	if (same_page(off)) /* not joined: that makes more code in use, not less */
 		link_jump(t, as_jmp(a, a->p), link_site(t, off));
 	else
@@ -393,7 +401,7 @@ static void call_direct(struct tr *t, const struct insn *i)
 		u8 *at = a->p + 1;
 		fork_keep(t, &f);
 		as_call(a, a->p);
-		landing(t, i);
+		landing(t, i, same_page(to));
 		as_aim(at, a->p);
 		fork_back(t, &f);
 		t->moved[GPR_RSP] -= t->width;
@@ -409,7 +417,7 @@ static void call_direct(struct tr *t, const struct insn *i)
 		as_lea(a, t->width, S0, rm_mem(S1, (i32)(to - tr_after(t->b, i))));
 		far_jump(t, s, to, true);
 	}
-	landing(t, i);
+	landing(t, i, same_page(to));
 }
 
 bool e_call(struct tr *t, const struct insn *i)
@@ -437,7 +445,7 @@ bool e_call(struct tr *t, const struct insn *i)
 	as_push(a, S1); /* for landing() to compare with */
 	as_load(a, 8, S0, rm_abs(&t->hot->tmp));
 	as_ins(a, 0, 4, 0xff, DIGIT | 2, rm_abs(&t->hot->tmp2), 0);
-	landing(t, i);
+	landing(t, i, false);
 	return true;
 }
 
@@ -451,7 +459,8 @@ bool e_ret(struct tr *t, const struct insn *i)
 	t->ended = true;
 	tr_access(t, &(struct address){ .base = GPR_RSP, .index = GPR_ZERO }, n, false);
 	as_load(a, n, S0, t->m);
-	as_lea(a, n, t->home[GPR_RSP], rm_mem(t->home[GPR_RSP], (i32)n + (u16)i->imm));
+	as_lea(a, n, t->home[GPR_RSP], rm_mem(t->home[GPR_RSP], t->rsp_late + (i32)n + (u16)i->imm)); /* and what POPs in front of it have not */
+	t->rsp_late = 0;
 	as_lea(a, 8, S1, rm_abs(tr_site(t, SITE_RET)));
 	as8(a, 0xc3);
 	return true;

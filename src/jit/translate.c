@@ -191,11 +191,13 @@ static void prepare_flags(struct tr *t, const struct insn *i, bool *lost)
 		tr_flags_save(t);
 }
 
-/* PUSH and POP that their emitters take, with one access and no other use of RSP. */
+/* PUSH, POP and RET that their emitters take, with one access and no other use of RSP. */
 static bool plain_stack(const struct tr *t, const struct insn *i)
 {
 	if (i->opsize != t->width || (i->flags & (INSN_MEM | INSN_LOCK)) || (!(i->flags & INSN_IMM) && i->dst == GPR_RSP))
 		return false;
+	if (i->op == ZYDIS_MNEMONIC_RET)
+		return !i->aux8; /* near: e_ret() moves RSP for all */
 	return i->op == ZYDIS_MNEMONIC_PUSH ? i->aux8 <= 2 : i->op == ZYDIS_MNEMONIC_POP && !i->aux8 && i->src2 != SEL_MOV_SPECIAL;
 }
 
