@@ -311,9 +311,13 @@ static void g_stride(void)
 	unsigned r = base_regs[rnd_below(7)];
 	if (mode == O_64)
 		put8(0x48 | r >> 3);
-	put8(0x83);
-	put8(0xc0 | (r & 7)); /* add */
-	put8(1u << rnd_below(6));
+	bool far = rnd_chance(25) && mode != O_16;
+	put8(far ? 0x81 : 0x83);
+	put8((rnd_chance(65) ? 0xc0 : 0xe8) | (r & 7)); /* add, sub */
+	if (far)
+		put32(64 + rnd_below(200));
+	else
+		put8(1u << rnd_below(7));
 }
 static void g_unaligned(void)
 {
@@ -323,6 +327,8 @@ static void g_unaligned(void)
 }
 static void (*const tame_makers[])(void) = { g_alu, g_alu, g_alu, g_alu, g_test, g_mov, g_mov, g_mov, g_unary, g_shift, g_cond, g_exchange, g_stride, g_stride, g_unaligned, g_avx,
 	g_frame, g_self };
+/* Short loops over both pages. */
+static void (*const walkers[])(void) = { g_alu, g_mov, g_mov, g_stride, g_stride, g_unaligned };
 static void (*const makers[])(void) = { g_alu, g_alu, g_alu, g_alu, g_test, g_mov, g_mov, g_mov, g_unary, g_unary, g_shift, g_muldiv, g_bits, g_cond, g_cond,
 	g_stack, g_exchange, g_odd, g_sse, g_sse, g_avx, g_self };
 
@@ -363,12 +369,17 @@ static void make_block(void)
 	struct fix fixes[MAX_INSNS], calls[MAX_INSNS], tables[2 * MAX_INSNS];
 	unsigned nfixes = 0, ncalls = 0, ntables = 0, want = 2 + rnd_below(MAX_INSNS - 6);
 	b.len = b.n = 0;
-	tame = rnd_chance(50);
-	unsigned jump_chance = mode == O_64 && rnd_chance(25) ? 10 : 0;
-	unsigned call_chance = mode != O_16 && rnd_chance(40) ? 10 : 0;
+	bool walk = rnd_chance(10);
+	tame = walk || rnd_chance(50);
+	if (walk)
+		want = 3 + rnd_below(6);
+	unsigned jump_chance = mode == O_64 && !walk && rnd_chance(25) ? 10 : 0;
+	unsigned call_chance = mode != O_16 && !walk && rnd_chance(40) ? 10 : 0;
 	while (b.n < want) {
 		b.starts[b.n++] = b.len;
-		if (rnd_chance(12)) {
+		if (walk) {
+			walkers[rnd_below(array_len(walkers))]();
+		} else if (rnd_chance(12)) {
 			put8(rnd_chance(85) ? 0x70 | rnd_below(16) : 0xeb);
 			fixes[nfixes++] = (struct fix){ b.len, b.n + rnd_below(4) };
 			put8(0);
@@ -399,7 +410,7 @@ static void make_block(void)
 	for (unsigned f = 0; f < ntables; f++)
 		store_le(b.code + tables[f].at, (tables[f].insn < b.n ? b.starts[tables[f].insn] : b.len) - (tables[f].at + 4), 4);
 	b.rounds = 0;
-	if (ncalls || rnd_chance(80)) { /* dec dword [COUNTER]; jnz start; hlt: the counter is where random stores do not go */
+	if (ncalls || walk || rnd_chance(80)) { /* dec dword [COUNTER]; jnz start; hlt: the counter is where random stores do not go */
 		size_prefix(4);
 		if (mode == O_16)
 			put8(0x67);
@@ -412,7 +423,7 @@ static void make_block(void)
 		put8(0x85);
 		put32((u32)-(i32)(b.len + 4));
 		put8(0xf4);
-		b.rounds = 2 + (u32)rnd_below(rnd_chance(50) ? 4 : 40);
+		b.rounds = 2 + (u32)rnd_below(walk ? 400 : rnd_chance(50) ? 4 : 40);
 		make_functions(calls, ncalls);
 	}
 }
@@ -531,7 +542,7 @@ static void tune(u64 n)
 {
 	jit_hot = (unsigned)(n % 3);
 	jit_wary = 0; /* all blocks are at the same place */
-	jit_slice = n % 4 ? 1 : 65536;
+	jit_slice = n % 4 == 0 ? 65536 : n % 4 == 1 ? 128 + n % 512 : 1; /* in the middle: regions that go on for some rounds */
 	jit_samples = 1;
 	jit_splits = n % 5 < 2 ? 0 : 32;
 }

@@ -85,7 +85,7 @@ static void build_memory(void)
 	for (u64 at = 0; at < 0x60000; at += PAGE_SIZE)
 		map(KERNEL + at, at, PTE_W);
 	for (u64 at = 0; at < O_DATA_SIZE; at += PAGE_SIZE)
-		map(O_DATA + at, DATA + at, PTE_W | PTE_U | PTE_NX);
+		map(O_DATA + at, DATA + (at ^ PAGE_SIZE), PTE_W | PTE_U | PTE_NX); /* swapped: the next page's bytes are not behind this one's */
 	map(O_RO, RO, PTE_U | PTE_NX);
 	map(O_CODE, CODE, PTE_U | PTE_W);
 	for (unsigned k = 0; k < 4096; k++)
@@ -202,13 +202,19 @@ static struct seg ldt_segment(enum oseg n)
 	return (struct seg){ .base = osegments[n].base, .limit = osegments[n].limit, .attr = osegments[n].attr, .sel = O_SELECTOR(n) };
 }
 
+static void move_data(u8 *to, const u8 *from)
+{
+	for (unsigned at = 0; at < O_DATA_SIZE; at += PAGE_SIZE)
+		memcpy(to + at, from + (at ^ PAGE_SIZE), PAGE_SIZE);
+}
+
 static void load(const struct ocase *k)
 {
 	static const u8 hlt = HLT;
 	struct cpu_arch *a = &g->cpu->arch;
 	u64 at = CODE + (k->at - O_CODE);
 
-	memcpy(g->data, k->mem, O_DATA_SIZE);
+	move_data(g->data, k->mem);
 	mem_write(&g->mem, gpa(at), k->block ? k->block : k->code, k->len);
 	mem_write(&g->mem, gpa(at + k->len), &hlt, 1);
 	*a = g->start;
@@ -293,6 +299,6 @@ bool guest_run(const struct ocase *k, struct ostate *out, u8 memory[O_DATA_SIZE]
 		out->vector = VECTOR_NONE;
 		out->pad_b = out->rip + n == O_PAD_B;
 	}
-	memcpy(memory, g->data, O_DATA_SIZE);
+	move_data(memory, g->data);
 	return true;
 }
