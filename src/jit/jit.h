@@ -122,6 +122,7 @@ struct hot {
 	u64 lazy_a, lazy_b;
 	u64 s0, s1, host;       /* S0, S1, HOST as a site left them */
 	u64 keep[3];            /* a region's registers for groups, while C runs */
+	u64 limit[3];           /* of those that stay from round to round: where they leave their page */
 	u64 rsp, rsp_base, rsp_limit; /* of the host: as a site left it; no return addresses; and when there are too many */
 	u64 rsp_top;            /* below all stretches, see returns.c */
 	u8 *ret_empty;          /* what lies at rsp_base */

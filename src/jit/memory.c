@@ -309,7 +309,7 @@ static struct access *note_access(struct tr *t, const struct address *at, unsign
 }
 
 /* The group's host address; the group's first access pays for all. */
-static void establish(struct tr *t, const struct access *x, const struct group *g)
+void tr_establish(struct tr *t, const struct access *x, const struct group *g)
 {
 	unsigned reg = t->plan->host[g->host];
 	struct address from = x->at;
@@ -325,7 +325,6 @@ static void establish(struct tr *t, const struct access *x, const struct group *
 	s->twice = probes_twice(&t->b->insn[t->k]);
 	probe(t, reg, g->span, s);
 	t->in_host[g->host] = x->group;
-	t->aligned[g->host] = 0;
 }
 
 bool tr_access_is_free(const struct tr *t)
@@ -346,8 +345,13 @@ void tr_access(struct tr *t, const struct address *at, unsigned size, bool write
 		single(t, size, write);
 	} else {
 		const struct group *g = &t->plan->group[x->group];
-		if (t->in_host[g->host] != x->group)
-			establish(t, x, g);
+		if (t->in_host[g->host] != x->group) {
+			t->aligned[g->host] = 0;
+			if (g->held)
+				region_step(t, x, g);
+			else
+				tr_establish(t, x, g);
+		}
 		t->probed = NULL;
 		t->m = rm_mem(t->plan->host[g->host], (i32)(x->at.disp - g->lo));
 	}

@@ -5,6 +5,7 @@
  *   SLOW   one round, each access with its own probe       -> FAST
  *   far, near: registers change places; ENTRY  one round from what blocks hand over     -> FAST
  *   FAST   some rounds with groups; look whether the vCPU is wanted elsewhere -> FAST
+ *   held: probes for groups of FAST that have left their page      -> FAST
  *   stubs: leave the loop for a block; leave host code; a group that goes on in the next page: the same instruction in SLOW
  *
  * Which way through the loop: as the interpreter ran one round (jit_record). Other ways leave it. Not here: loops with calls, returns, handlers, or blocks in
@@ -16,7 +17,18 @@
 #define REGION_INSNS 64 /* of a round */
 #define MAX_COPIES 4
 #define FAST_INSNS 40   /* copies while not more */
+#define MAX_STEP 4096   /* of a held group */
 #define REGION_ROOM (256 * 1024)
+
+/* A group of FAST whose address moves by a constant each time: its register stays from one FAST to the next, and only when it leaves its page is there a probe. */
+struct held {
+	u8 *leaves, *back;       /* displacement of the jump to the probe; where it comes back */
+	const struct access *x;
+	const struct group *g;
+	struct block *b;
+	struct fork f;
+	unsigned k, copy, first, counted;
+};
 
 enum part { ENTRY, SLOW, FAST };
 
@@ -31,6 +43,9 @@ struct region {
 	struct place slow_place[REGION_INSNS];
 	u32 displaced, adopted;  /* guest registers: their homes are lent; they live in such a home */
 	bool odd;                /* FAST and SLOW disagree */
+	struct held held[MAX_HOSTS];
+	unsigned nheld;
+	u8 *top;                 /* of FAST */
 };
 
 unsigned region_k(const struct tr *t)
@@ -183,9 +198,98 @@ static void settle_round(struct tr *t)
 	t->host = 0;
 }
 
-/* rounds are over; to the site's block when the vCPU is wanted elsewhere. */
-static void count_and_poll(struct tr *t, unsigned rounds)
+/* ---- groups that are held ---- */
+/* Its address in a limit that no address passes. */
+static void forget_held(struct tr *t)
 {
+	for (unsigned n = 0; t->plan && n < t->plan->groups; n++)
+		if (t->plan->group[n].held)
+			as_store_imm(&t->a, 8, rm_abs(&t->hot->limit[t->plan->group[n].host]), t->plan->group[n].step < 0 ? ~0ull : 0);
+}
+
+static bool alone(const struct plan *p, const struct group *g, unsigned host)
+{
+	for (unsigned n = 0; n < p->groups; n++)
+		if (&p->group[n] != g && p->group[n].host == host)
+			return false;
+	return true;
+}
+
+/* Since `from` register g changed by *by and nothing else, if by anything. */
+static bool steps(const struct tr *t, const struct tr *from, unsigned g, unsigned version, i64 *by)
+{
+	*by = g == GPR_ZERO ? 0 : (i64)((u64)t->moved[g] - (u64)from->moved[g]);
+	return t->version[g] == from->version[g] && version == t->version[g] && *by >= -MAX_STEP && *by <= MAX_STEP;
+}
+
+/* t: at the end of all copies, which began at `from`. */
+static void hold_groups(const struct tr *t, const struct tr *from, struct plan *p)
+{
+	for (unsigned n = 0; n < p->groups; n++) {
+		struct group *g = &p->group[n];
+		const struct access *x = p->access;
+		i64 base, index;
+		while (x->group != n)
+			x++;
+		for (unsigned h = 0; h < p->hosts && !alone(p, g, g->host); h++)
+			if (alone(p, g, h))
+				g->host = (u8)h;
+		if (t->width != 8 || !alone(p, g, g->host) || !steps(t, from, x->at.base, x->base_version, &base) || !steps(t, from, x->at.index, x->index_version, &index))
+			continue;
+		base += index * (1 << x->at.scale);
+		g->held = base >= -MAX_STEP && base <= MAX_STEP;
+		g->step = (i32)base;
+	}
+}
+
+void region_step(struct tr *t, const struct access *x, const struct group *g)
+{
+	struct region *r = t->region;
+	struct as *a = &t->a;
+	unsigned reg = t->plan->host[g->host];
+	struct held *h = &r->held[r->nheld++];
+	bug_if(r->nheld > MAX_HOSTS);
+	if (g->step)
+		as_lea(a, 8, reg, rm_mem(reg, g->step));
+	as_alu_load(a, OP_CMP, 8, reg, rm_abs(&t->hot->limit[g->host]));
+	*h = (struct held){ .leaves = as_jcc(a, g->step < 0 ? CC_BE : CC_AE, a->p), .x = x, .g = g, .b = t->b, .k = t->k, .copy = r->copy, .first = r->first,
+		.counted = r->counted };
+	h->back = a->p;
+	t->host = 0;
+	fork_keep(t, &h->f);
+	t->in_host[g->host] = x->group;
+}
+
+/* The register passes its limit when the next access would not lie in the page. */
+static void put_held(struct tr *t)
+{
+	struct region *r = t->region;
+	struct as *a = &t->a;
+	r->part = FAST;
+	for (unsigned n = 0; n < r->nheld; n++) {
+		struct held *h = &r->held[n];
+		unsigned reg = t->plan->host[h->g->host];
+		fork_back(t, &h->f);
+		t->b = h->b;
+		t->k = h->k;
+		r->copy = h->copy;
+		r->first = h->first;
+		r->counted = h->counted;
+		t->start = a->p; /* a miss probes again */
+		as_aim(h->leaves, a->p);
+		tr_establish(t, h->x, h->g);
+		as_mov(a, 8, S0, reg);
+		as_alu_imm(a, 0, h->g->step < 0 ? OP_AND : OP_OR, 8, rm_reg(S0), h->g->step < 0 ? ~0xfffull : 0xfff);
+		as_lea(a, 8, S0, rm_mem(S0, h->g->step < 0 ? -1 : 2 - (i32)h->g->span));
+		as_store(a, 8, rm_abs(&t->hot->limit[h->g->host]), S0);
+		as_jmp(a, h->back);
+	}
+}
+
+/* rounds are over; to the site's block when the vCPU is wanted elsewhere. Returns the displacement of a jump to where it is not. */
+static u8 *count_and_poll(struct tr *t, unsigned rounds)
+{
+	u8 *on = NULL;
 	struct region *r = t->region;
 	as_alu_imm(&t->a, 0, OP_SUB, 8, rm_reg(LEFT), rounds * r->insns);
 	r->copy = r->counted = 0;
@@ -195,8 +299,11 @@ static void count_and_poll(struct tr *t, unsigned rounds)
 		struct site *s = tr_site(t, SITE_LINK);
 		s->link.off = r->path->block[0]->off;
 		s->link.at = 0;
-		tr_stub(t, as_jcc(&t->a, n ? CC_NE : CC_LE, t->a.p), s);
+		if (n)
+			on = as_jcc(&t->a, CC_E, t->a.p);
+		tr_stub(t, n ? as_jmp(&t->a, t->a.p) : as_jcc(&t->a, CC_LE, t->a.p), s);
 	}
+	return on;
 }
 
 /* ---- stubs ---- */
@@ -276,8 +383,10 @@ static void put_behind(struct tr *t, const struct stub *st)
 	s->probe.split = jit_off(t->j, t->a.p);
 	own_places(t);
 	count(t, st->counted);
-	if (st->part == FAST)
+	if (st->part == FAST) {
 		move_hosts(t, st, false);
+		forget_held(t);
+	}
 	as_jmp(&t->a, to);
 }
 
@@ -302,8 +411,10 @@ static void put_site(struct tr *t, const struct stub *st)
 	s->retry = jit_off(t->j, a->p);
 	own_places(t);
 	count(t, st->counted);
-	if (st->part == FAST)
+	if (st->part == FAST) {
 		move_hosts(t, st, false);
+		forget_held(t);
+	}
 	as_jmp(a, retry);
 	if (!s->group) {
 		if (s->kind != SITE_FLAGS)
@@ -439,10 +550,14 @@ static bool with_groups(struct tr *t, unsigned copies, struct plan *plan, const 
 	plan->n = t->naccess;
 	if (!t->code->block->plain)
 		plan_make(plan);
+	hold_groups(t, &before, plan);
 	plan->made = true;
 	memcpy(t, &before, offsetof(struct tr, stubs));
 	t->plan = plan;
 	t->region->odd = false;
+	t->region->nheld = 0;
+	forget_held(t);
+	t->region->top = t->a.p;
 	return fast(t, copies, between) && !t->region->odd;
 }
 
@@ -470,8 +585,7 @@ static bool translate(struct cpu *c, struct tr *t, struct region *r, struct plan
 	settle_round(t);
 	if (!same_place(&t->now, &between))
 		return false;
-	count_and_poll(t, 1);
-	u8 *to_fast = as_jmp(a, a->p);
+	u8 *to_fast = count_and_poll(t, 1);
 	memset(&t->now, 0, sizeof t->now);
 	t->mem = true;
 	t->b = r->path->block[0];
@@ -486,17 +600,15 @@ static bool translate(struct cpu *c, struct tr *t, struct region *r, struct plan
 	if (!same_place(&t->now, &between))
 		return false;
 	count(t, -(i64)r->insns);
-	a->p = (u8 *)align_up((uintptr_t)a->p, 1);
-	u8 *top = a->p;
-	as_aim(to_fast, top);
+	as_aim(to_fast, a->p);
 	unsigned copies = 1;
 	while (copies < MAX_COPIES && (copies + 1) * r->insns <= FAST_INSNS)
 		copies++;
 	if (!with_groups(t, copies, plan, &between))
 		return false;
-	count_and_poll(t, copies);
-	as_jmp(a, top);
+	as_aim(count_and_poll(t, copies), r->top);
 	t->plan = plan;
+	put_held(t);
 	put_stubs(t);
 	return !r->odd;
 }

@@ -30,6 +30,8 @@
 
 struct tr;
 struct plan;
+struct access;
+struct group;
 typedef bool emit_fn(struct tr *t, const struct insn *i);
 struct row {
 	emit_fn *emit;
@@ -210,6 +212,8 @@ void tr_exit_if(struct tr *t, unsigned cond, enum site_kind kind);
 /* ---- region.c ---- */
 /* Notes what a stub needs to know. */
 void region_stub(struct tr *t, struct stub *st);
+/* The address of a group that is held, from that of the round before. */
+void region_step(struct tr *t, const struct access *x, const struct group *g);
 bool region_is_vex(const struct tr *t);
 unsigned region_k(const struct tr *t); /* number of the instruction, over all copies */
 
@@ -253,6 +257,8 @@ void memory_stub(struct tr *t, const struct site *s);
 u8 *memory_search_thunk(struct as *a, struct jit *j, bool guess, bool write, unsigned reg);
 /* Lockstep: what is at t->m, in S0, is about to be overwritten. Changes S0, S1 and flags. */
 void tr_log_store(struct tr *t, unsigned size);
+/* The probe of a group that begins with x. */
+void tr_establish(struct tr *t, const struct access *x, const struct group *g);
 /* Leaves unless t->m is a multiple of mask + 1. */
 void tr_aligned(struct tr *t, unsigned mask);
 
@@ -268,7 +274,13 @@ struct access {
 	bool write;
 	u8 group;
 };
-struct group { i64 lo; u16 span, first_k, last_k; u8 host; bool write; };
+struct group {
+	i64 lo;
+	u16 span, first_k, last_k;
+	u8 host;
+	bool write, held; /* held: a region's, and the register stays what it is from round to round, but for step */
+	i32 step;
+};
 struct plan {
 	struct access access[MAX_ACCESSES];
 	struct group group[MAX_ACCESSES];
