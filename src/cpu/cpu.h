@@ -171,17 +171,18 @@ STATE_STRUCT(cpu_arch, CPU_ARCH) __attribute__((aligned(32)));
 extern const struct state_desc cpu_arch_state;
 
 /* cpu->pending: why the block loop must call cpu_service(). Atomic; any thread may set. */
-#define PEND_INTR   (1u << 0)  /* the interrupt controller may have something */
-#define PEND_NMI    (1u << 1)
-#define PEND_INIT   (1u << 2)
-#define PEND_SIPI   (1u << 3)
-#define PEND_KICK   (1u << 4)  /* leave engine run: pause, stop, reset */
-#define PEND_CODE   (1u << 5)  /* other vCPUs ask: drop decoded code or write permissions, see vm/code.c */
-#define PEND_TIMER  (1u << 6)  /* clock.next moved: recompute the budget */
-#define PEND_VIRT   (1u << 7)  /* vmx/svm wants virt_ops.poll at the next boundary (windows, MTF, preemption timer, posted interrupt) */
-#define PEND_STEP   (1u << 8)  /* shadow, TF, MTF or debug traps: run one instruction, then service again. Only the own thread sets it */
-#define PEND_NMI2   (1u << 10) /* a second NMI came before the first was noticed */
-#define PEND_INJECT (1u << 9)  /* arch.inject holds an event */
+/* Each is more than a run has instructions left, and none is the sign: host code asks for both with one compare (jit/flow.c). */
+#define PEND_INTR   (1u << 20)  /* the interrupt controller may have something */
+#define PEND_NMI    (1u << 21)
+#define PEND_INIT   (1u << 22)
+#define PEND_SIPI   (1u << 23)
+#define PEND_KICK   (1u << 24)  /* leave engine run: pause, stop, reset */
+#define PEND_CODE   (1u << 25)  /* other vCPUs ask: drop decoded code or write permissions, see vm/code.c */
+#define PEND_TIMER  (1u << 26)  /* clock.next moved: recompute the budget */
+#define PEND_VIRT   (1u << 27)  /* vmx/svm wants virt_ops.poll at the next boundary (windows, MTF, preemption timer, posted interrupt) */
+#define PEND_STEP   (1u << 28)  /* shadow, TF, MTF or debug traps: run one instruction, then service again. Only the own thread sets it */
+#define PEND_NMI2   (1u << 30) /* a second NMI came before the first was noticed */
+#define PEND_INJECT (1u << 29)  /* arch.inject holds an event */
 
 /* Mode bits: key of decoded blocks. */
 #define MODE_L      1u  /* 64-bit code */

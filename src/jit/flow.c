@@ -21,12 +21,16 @@ static void out_of_time(struct tr *t, struct site *s)
 	tr_stub(t, as_jcc(&t->a, CC_LE, t->a.p), s);
 }
 
-static void poll(struct tr *t, struct site *s)
+_Static_assert(PEND_INTR > 65536 * 4, "LEFT is less than whatever pends");
+
+/* Time is over or something pends: LEFT is not above 0, or what is in its place. */
+u8 *flow_poll(struct tr *t, unsigned cond)
 {
-	out_of_time(t, s);
-	as_alu_imm(&t->a, 0, OP_CMP, 4, rm_abs(&t->c->pending), 0);
-	tr_stub(t, as_jcc(&t->a, CC_NE, t->a.p), s);
+	t->host = 0;
+	as_alu_load(&t->a, OP_CMP, 4, LEFT, rm_abs(&t->c->pending));
+	return as_jcc(&t->a, cond, t->a.p);
 }
+static void poll(struct tr *t, struct site *s) { tr_stub(t, flow_poll(t, CC_LE), s); }
 
 /* mmu_jump_slot() times 2. */
 u8 *flow_lookup(struct as *a, const struct jit *j)

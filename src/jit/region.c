@@ -289,20 +289,14 @@ static void put_held(struct tr *t)
 /* rounds are over; to the site's block when the vCPU is wanted elsewhere. Returns the displacement of a jump to where it is not. */
 static u8 *count_and_poll(struct tr *t, unsigned rounds)
 {
-	u8 *on = NULL;
 	struct region *r = t->region;
-	as_alu_imm(&t->a, 0, OP_SUB, 8, rm_reg(LEFT), rounds * r->insns);
+	as_lea(&t->a, 8, LEFT, rm_mem(LEFT, -(i32)(rounds * r->insns)));
 	r->copy = r->counted = 0;
-	for (unsigned n = 0; n < 2; n++) {
-		if (n)
-			as_alu_imm(&t->a, 0, OP_CMP, 4, rm_abs(&t->c->pending), 0);
-		struct site *s = tr_site(t, SITE_LINK);
-		s->link.off = r->path->block[0]->off;
-		s->link.at = 0;
-		if (n)
-			on = as_jcc(&t->a, CC_E, t->a.p);
-		tr_stub(t, n ? as_jmp(&t->a, t->a.p) : as_jcc(&t->a, CC_LE, t->a.p), s);
-	}
+	struct site *s = tr_site(t, SITE_LINK);
+	s->link.off = r->path->block[0]->off;
+	s->link.at = 0;
+	u8 *on = flow_poll(t, CC_G);
+	tr_stub(t, as_jmp(&t->a, t->a.p), s);
 	return on;
 }
 

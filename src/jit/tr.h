@@ -322,6 +322,8 @@ void tr_goto(struct tr *t, i64 off); /* end of the block: to page + off */
 u8 *flow_lookup(struct as *a, const struct jit *j);
 u8 *flow_lookup_both(struct as *a, const struct jit *j); /* the same, aside as well */
 void flow_jump_found(struct as *a);
+/* A jump for when the vCPU is wanted elsewhere (CC_LE), or is not (CC_G); returns its displacement. */
+u8 *flow_poll(struct tr *t, unsigned cond);
 bool jit_is_relative(const struct insn *i); /* of JMP */
 /* First in the stub of a jump or call that found nothing, whose displacement is at `at`: a thunk that looks in the right place, and aside. What follows is for when the table
  * does not know the target. */
