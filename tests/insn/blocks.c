@@ -531,6 +531,10 @@ static bool run_one(u64 seed, unsigned long *faults)
 			return false;
 		}
 		endless += guest_endless;
+		for (unsigned m = 0; m < 2; m++) { /* one has not run it, or less of it: the next cases must not see that */
+			guest_select(m);
+			guest_forget_code();
+		}
 		return true; /* fell out of the block: both do */
 	}
 	*faults += out[0].vector != VECTOR_NONE;

@@ -257,6 +257,13 @@ static void store(struct ostate *out)
 	}
 }
 
+void guest_forget_code(void)
+{
+	static const u8 zeros[PAGE_SIZE];
+	mem_write(&g->mem, gpa(CODE), zeros, sizeof zeros);
+	poke(CODE + (O_PAD_B - O_CODE), HLT, 1);
+}
+
 bool guest_run(const struct ocase *k, struct ostate *out, u8 memory[O_DATA_SIZE])
 {
 	struct exit_record x;

@@ -94,6 +94,8 @@ int guest_init(void);
 bool guest_shows(ZydisISASet set);
 /* False: the vCPU did something that is not an instruction's outcome; why is printed. */
 bool guest_run(const struct ocase *k, struct ostate *out, u8 mem[O_DATA_SIZE]);
+/* What earlier cases left in the page of code goes: a case may run into it, and two guests that have not run the same cases have not the same there. */
+void guest_forget_code(void);
 extern bool guest_endless; /* it returned false because the case did not end */
 extern u64 guest_insns; /* how many instructions the last guest_run counted, its handler's HLT included */
 
