@@ -54,8 +54,6 @@ struct mem {
 	struct mem_keeper *keeper; /* NULL: nobody. Set while paused, taken away at any time (atomic); stays valid until the next pause */
 	struct mem_listener listeners[16];
 	unsigned nlisteners;
-	struct mem_ahead *ahead; /* NULL: nobody brings pages in before they are touched (ahead.c) */
-	u64 *touched;            /* ahead's bitmap, one bit per frame; atomic. NULL without */
 	void (*remapped)(void *opaque); /* translations to host memory are stale; set by vm/ */
 	void *remapped_opaque;
 };
@@ -116,27 +114,6 @@ void mem_will_write_range(struct mem *m, gpa_t at, u64 len);
 void mem_fetch_bytes(const struct mem *m, u64 frame, u64 off, u64 len);
 void mem_will_write_bytes(struct mem *m, u64 frame, u64 off, u64 len);
 void mem_note_write_bytes(struct mem *m, u64 frame, u64 off, u64 len);
-
-/* ---- ahead.c: fresh pages before the guest touches them ---- */
-
-/* A thread of its own populates the host's memory of chunks of 2 MiB of which a part has been touched, so that guests need not wait for the host's page faults. It
- * stays within 8 MiB and a sixteenth of what has been touched. Without it (one CPU only, no memory, Linux before 5.14) everything works as well.
- * start: before the vCPUs run; stop: after they have ended, mem_free does it too. */
-void mem_ahead_start(struct mem *m);
-void mem_ahead_stop(struct mem *m);
-void mem_ahead_first_touch(struct mem *m, u64 frame);
-/* A vCPU is about to use the frame. */
-static inline void mem_ahead_touch(struct mem *m, u64 frame)
-{
-	if (m->touched && unlikely(!(__atomic_load_n(&m->touched[frame / 64], __ATOMIC_RELAXED) & bit(frame % 64))))
-		mem_ahead_first_touch(m, frame);
-}
-/* These n frames have been given back to the host: what is around them stays as it is. */
-void mem_ahead_leave(struct mem *m, u64 first, u64 n);
-struct mem_ahead_stats {
-	u64 touched, came, spare; /* pages that vCPUs used; that lie in chunks which were populated; of those, not used yet (about) */
-};
-void mem_ahead_stats(const struct mem *m, struct mem_ahead_stats *s);
 
 /* Words of a bitmap with a bit per frame. */
 static inline u64 mem_bitmap_words(const struct mem *m) { return (m->frames + 63) / 64; }

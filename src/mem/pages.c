@@ -133,7 +133,6 @@ u64 mem_discard(struct mem *m, gpa_t at, u64 len)
 		mem_will_write_range(m, gpa(a), step);
 		if (punch(m, first * PAGE_SIZE, step))
 			continue;
-		mem_ahead_leave(m, first, n);
 		note_all(m, first, n);
 		done += step;
 	}
