@@ -383,10 +383,8 @@ static bool decode_block(struct cpu *c, struct block *b, u32 mode, const u8 *byt
 		if (r == ISA_MORE)
 			break;
 		end = add_insn(c, b, r, &in, mode, pos, &last);
-		struct insn keep = *o;
-		if (keep.aux == b)
-			keep.aux = NULL;
-		memo_keep(e, mode, bytes + pos, &keep, end, last);
+		if (!o->aux || o->aux == b)
+			memo_keep(e, mode, bytes + pos, o, end, last);
 		pos += r == ISA_OK ? in.zi.length : take;
 	}
 	b->bytes = pos;

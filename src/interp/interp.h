@@ -98,7 +98,7 @@ int memo_create(struct interp *e, unsigned ncpus);
 void memo_destroy(struct interp *e);
 /* avail: bytes that may be read; off: from the block's start. *end, *last: as from interp_select, whose caller sets aux. False: not known; *to means nothing. */
 bool memo_find(const struct interp *e, u32 mode, const u8 *bytes, unsigned avail, unsigned off, struct insn *to, bool *end, bool *last);
-/* One just decoded. Any that belongs to its place (aux) is not kept. */
+/* One just decoded. Not one whose aux is its handler's own. */
 void memo_keep(struct interp *e, u32 mode, const u8 *bytes, const struct insn *i, bool end, bool last);
 
 /* select.c: chooses the handler. Returns true when the block must end after this instruction; *last when its handler leaves the block by itself (branches). */

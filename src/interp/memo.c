@@ -71,11 +71,11 @@ bool memo_find(const struct interp *e, u32 mode, const u8 *bytes, unsigned avail
 	return to->disp == disp || to->asize == 4;
 }
 
-/* What depends on the bytes and the mode alone: not on where it is, not on what else there is. */
+/* What depends on the bytes and the mode alone; the caller sees to aux, which may be more. */
 void memo_keep(struct interp *e, u32 mode, const u8 *bytes, const struct insn *i, bool end, bool last)
 {
 	u64 first = 0;
-	if (!i->len || i->len > LONGEST || i->aux)
+	if (!i->len || i->len > LONGEST)
 		return;
 	memcpy(&first, bytes, i->len);
 	struct memo *m = place(e, first, i->len, mode);

@@ -350,9 +350,9 @@ static const struct vmx_row {
 	u8 exit, shape;
 	enum step (*fn)(struct cpu *c, const struct insn *i);
 } rows[] = {
-	{ ZYDIS_MNEMONIC_VMRESUME, EXIT_VMRESUME, SHAPE_PLAIN, vmresume }, /* by far the most frequent */
-	{ ZYDIS_MNEMONIC_VMLAUNCH, EXIT_VMLAUNCH, SHAPE_PLAIN, vmlaunch },
 	{ ZYDIS_MNEMONIC_VMXOFF, EXIT_VMXOFF, SHAPE_PLAIN, vmxoff },
+	{ ZYDIS_MNEMONIC_VMLAUNCH, EXIT_VMLAUNCH, SHAPE_PLAIN, vmlaunch },
+	{ ZYDIS_MNEMONIC_VMRESUME, EXIT_VMRESUME, SHAPE_PLAIN, vmresume },
 	{ ZYDIS_MNEMONIC_VMCLEAR, EXIT_VMCLEAR, SHAPE_MEM, vmclear },
 	{ ZYDIS_MNEMONIC_VMPTRLD, EXIT_VMPTRLD, SHAPE_MEM, vmptrld },
 	{ ZYDIS_MNEMONIC_VMPTRST, EXIT_VMPTRST, SHAPE_MEM, vmptrst },
