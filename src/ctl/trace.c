@@ -17,9 +17,10 @@ static struct tracing { /* loop thread only; one at a time */
 	struct loop_timer *timer;
 	int fd;
 	u64 began;
+	double rate; /* ticks per second, one for all: it is measured anew each time it is asked for, and slices are short */
 } now;
 
-static double us(u64 ticks) { return (double)(ticks - now.began) * 1e6 / vm_ticks_per_s(now.vm); }
+static double us(u64 ticks) { return (double)(ticks - now.began) * 1e6 / now.rate; }
 
 static void slice(FILE *f, unsigned level, unsigned cpu, const char *name, u64 from, u64 to, const struct nest_guest *g)
 {
@@ -57,6 +58,7 @@ static void collect(FILE *f, u64 *events, u64 *lost)
 {
 	struct vm *vm = now.vm;
 	vm_pause(vm);
+	now.rate = vm_ticks_per_s(vm);
 	if (f)
 		write_names(f, vm);
 	for (unsigned i = 0; i < vm->ncpus; i++) {
@@ -124,7 +126,7 @@ void ctl_do_trace(struct vm *vm, struct ctl_call *call, json_t *args)
 	else if (!vm->cfg.nested)
 		code = "not-nested", why = "trace: this VM has no VT-x (nested=off), so there are no VM entries to record";
 	if (!code) {
-		now = (struct tracing){ vm, call, loop_timer_add(vm->loop, done, NULL), fd, __builtin_ia32_rdtsc() };
+		now = (struct tracing){ vm, call, loop_timer_add(vm->loop, done, NULL), fd, __builtin_ia32_rdtsc(), 0 };
 		if (now.timer && begin(vm)) {
 			loop_timer_set(now.timer, (u64)(seconds * 1000));
 			return;

@@ -64,6 +64,9 @@ def main():
             by = collections.Counter(e["pid"] for e in slices)
             assert by[1] and by[2] and all(e["dur"] >= 0 for e in slices), by
             assert abs(by[1] - by[2]) <= 2, "runs and exits take turns"
+            for tid in {e["tid"] for e in slices}: # all are of one guest here
+                mine = [e for e in slices if e["tid"] == tid]
+                assert all(abs(a["ts"] + a["dur"] - b["ts"]) < 0.01 for a, b in zip(mine, mine[1:])), "a slice begins where the one before it ends"
             print(drawn, "trace:", dict(by))
         finally:
             vm.kill()
