@@ -29,6 +29,7 @@
 #define TLB_R(cls) (1u << (2 * (cls)))
 #define TLB_W(cls) (2u << (2 * (cls)))
 #define TLB_W_ALL (TLB_W(0) | TLB_W(1) | TLB_W(2))
+#define TLB_RW_ALL (TLB_R(0) | TLB_R(1) | TLB_R(2) | TLB_W_ALL)
 #define TLB_XS BIT32(8)      /* execute at CPL < 3 */
 #define TLB_XU BIT32(9)      /* execute at CPL 3 */
 #define TLB_GLOBAL BIT32(10)

@@ -441,7 +441,7 @@ void mmu_destroy(struct cpu *c)
 
 u32 tlb_direct(struct cpu *c, u32 perm, u32 frame)
 {
-	u32 direct = perm >> TLB_OK_SHIFT;
+	u32 direct = (perm >> TLB_OK_SHIFT) & TLB_RW_ALL; /* above are the banks' marks */
 	struct mem *m = c->mem;
 	if (unlikely(perm & TLB_IO))
 		return 0;
