@@ -64,6 +64,7 @@ struct tlb_run {
 	u64 tag;     /* linear address of the run, or TLB_EMPTY */
 	u64 gpa;     /* L1-physical */
 	u32 perm;    /* as the walk granted it: TLB_OK_*, TLB_X*, TLB_GLOBAL, TLB_LARGE, TLB_HUGE */
+	u32 wanted;  /* how often a bank missed a page of it */
 };
 #define TLB_REGION_BITS 13 /* of the filters below: so many are 1 << this */
 struct tlb_ctx {
@@ -120,13 +121,17 @@ static inline unsigned mmu_jump_aside_slot(u64 rip) { return TLB_JUMPS + ((u32)(
 /* Pages that others have pushed out of their places in e. Host code looks here before it asks C; those that take turns in one place of e have different ones here. */
 #define TLB_ASIDE 64
 static inline unsigned mmu_aside_slot(u64 la) { return (unsigned)((la >> 11 ^ la) >> 12) & (TLB_ASIDE - 1); }
+/* Runs of 2 MiB whose pages a bank has missed often: host code looks here before it asks C. Two runs that share a place take turns. */
+#define TLB_WINDOWS 64
+static inline unsigned mmu_window_slot(u64 la) { return (unsigned)(la >> TLB_RUN_SHIFT) & (TLB_WINDOWS - 1); }
 struct tlb_bank {
 	struct tlb_fast e[TLB_ENTRIES];
 	struct tlb_fast aside[TLB_ASIDE]; /* by mmu_aside_slot() */
+	struct tlb_fast window[TLB_WINDOWS]; /* by mmu_window_slot(); r, w: of the run, host: of its first byte */
 	struct tlb_jump jump[TLB_JUMPS_ALL]; /* by mmu_jump_slot(), mmu_jump_aside_slot() */
 	u64 jump_pages[(1u << TLB_PAGE_BITS) / 64]; /* which pages may have an entry in jump, or return addresses on the host's stack */
 	u64 jump_local[TLB_JUMPS_ALL / 64];      /* which entries are not of global pages */
-	bool ready, any_jump, any_local;
+	bool ready, any_jump, any_local, any_window;
 	bool flat; /* jump: 32-bit code */
 };
 
@@ -195,6 +200,9 @@ static inline struct tlb_bank *mmu_bank(struct cpu *c)
 }
 /* Copies what entry e of the current context permits to the current class. */
 void mmu_bank_fill(struct cpu *c, struct tlb_entry *e);
+/* A page of la, of which the bank may know nothing yet, was missed. Makes a window of its run when that has often been so, as far as all its pages allow it.
+ * True: it did. */
+bool mmu_bank_window(struct cpu *c, u64 la);
 /* The place that has rip, or NULL. */
 static inline const struct tlb_jump *mmu_bank_find_jump(const struct tlb_bank *b, u64 rip)
 {

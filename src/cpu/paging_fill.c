@@ -150,7 +150,7 @@ static enum walk_end fill_once(struct cpu *c, u64 la, u32 acc, unsigned cls, str
 		fill_ahead(c, la & PAGE_MASK, &w);
 		c->fault = saved;
 	}
-	if (size >= bit(TLB_RUN_SHIFT) && !(perm & TLB_PKEY))
+	if (size >= bit(TLB_RUN_SHIFT))
 		tlb_note_run(c, la, at, perm);
 	*e = tlb_insert(c, la, at & PAGE_MASK, perm);
 	return WALK_OK;

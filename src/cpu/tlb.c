@@ -4,7 +4,8 @@
  * asks for is always allowed (SDM "Operations that Invalidate TLBs and Paging-Structure Caches"). Surprise: entries
  * of another context's global pages are not shared, only found again by a walk.
  *
- * Invariant: what a bank holds is in the TLB, in one of the two places of its page. */
+ * Invariant: what a bank holds is in the TLB, in one of the two places of its page; or, for its windows, it is a run that the context has had, and they go
+ * whenever any of the context's runs may have to. */
 #include "cpu/paging.h"
 
 #include <errno.h>
@@ -90,6 +91,82 @@ static void bank_drop(struct tlb *t, struct tlb_ctx *x, struct tlb_entry *e)
 		if (aside->r == e->tag || aside->w == e->tag)
 			bank_clear_aside(t, aside);
 	}
+}
+
+/* ---- windows ---- */
+/* An empty one has the tag of another place: nobody who looks here is near it. */
+static u64 no_window(unsigned i) { return (u64)(i ^ 1) << TLB_RUN_SHIFT; }
+
+static void window_clear(struct tlb_bank *b, unsigned i)
+{
+	b->window[i] = (struct tlb_fast){ .r = no_window(i), .w = no_window(i), .host = nowhere };
+}
+
+static void clear_windows(struct tlb_bank *b)
+{
+	for (unsigned i = 0; i < TLB_WINDOWS; i++)
+		window_clear(b, i);
+	b->any_window = false;
+}
+
+/* Nobody may write to this frame unseen. */
+static void close_windows(const struct mem *m, struct tlb_bank *b, u64 frame)
+{
+	for (unsigned i = 0; b->any_window && i < TLB_WINDOWS; i++) {
+		struct tlb_fast *f = &b->window[i];
+		if (f->w != no_window(i) && frame - (u64)(f->host - m->base) / PAGE_SIZE < 1u << (TLB_RUN_SHIFT - 12))
+			f->w = no_window(i);
+	}
+}
+
+/* The next write to the frame has to be seen by the dirty log. */
+static bool must_log(const struct mem *m, u64 frame)
+{
+	return unlikely(m->dirty_log) && !(__atomic_load_n(&m->dirty[frame / 64], __ATOMIC_RELAXED) & bit(frame % 64));
+}
+
+/* Which accesses of class cls may go to all pages of the run without being seen: TLB_R(cls), TLB_W(cls). */
+static u32 whole_run(struct cpu *c, const struct tlb_run *r, const struct mem_slot *s, unsigned cls)
+{
+	struct mem *m = c->mem;
+	u64 first = s->frame + (r->gpa - s->gpa) / PAGE_SIZE;
+	u32 may = (r->perm >> TLB_OK_SHIFT) & (TLB_R(cls) | TLB_W(cls));
+	if (s->kind == MEM_ROM)
+		may &= ~TLB_W(cls);
+	for (u64 n = 0; n < 1u << (TLB_RUN_SHIFT - 12); n++) {
+		u64 page = r->gpa + n * PAGE_SIZE;
+		if (mmu_is_vapic(c, page) || mmu_is_lapic(c, page))
+			return 0;
+		if (mem_code_lines(m, first + n) || must_log(m, first + n))
+			may &= ~TLB_W(cls);
+	}
+	return may;
+}
+
+bool mmu_bank_window(struct cpu *c, u64 la)
+{
+	struct tlb *t = c->tlb;
+	struct tlb_run *r = &t->cur->run[la >> TLB_RUN_SHIFT & (TLB_RUNS - 1)];
+	unsigned cls = c->acc_class, i = mmu_window_slot(la);
+	if (r->tag != align_down(la, bit(TLB_RUN_SHIFT)) || ++r->wanted < 16 || (r->wanted & (r->wanted - 1)) || cls == 3 || c->mem->source)
+		return false;
+	const struct mem_slot *s = mem_find(c->mem, r->gpa);
+	u32 may = s && r->gpa - s->gpa + bit(TLB_RUN_SHIFT) <= s->size ? whole_run(c, r, s, cls) : 0;
+	if (!may)
+		return false;
+	struct tlb_bank *b = mmu_bank(c);
+	u64 frame = s->frame + (r->gpa - s->gpa) / PAGE_SIZE;
+	window_clear(b, i);
+	b->window[i].host = s->host + (r->gpa - s->gpa);
+	if (may & TLB_R(cls))
+		b->window[i].r = r->tag;
+	if (may & TLB_W(cls)) {
+		b->window[i].w = r->tag;
+		for (u64 n = 0; n < 1u << (TLB_RUN_SHIFT - 12); n++)
+			t->maybe_written[frame + n] |= 1u << ((t->cur - t->ctx) & 7);
+	}
+	b->any_window = true;
+	return true;
 }
 
 /* ---- jump tables ---- */
@@ -190,6 +267,7 @@ struct tlb_bank *mmu_bank_ready(struct cpu *c)
 			bank_entry_clear(t, b, i);
 		for (unsigned i = 0; i < TLB_ASIDE; i++)
 			bank_clear_aside(t, &b->aside[i]);
+		clear_windows(b);
 		bank_clear_jumps(t, b);
 		b->ready = true;
 	}
@@ -287,17 +365,22 @@ static void clear_entry(struct tlb *t, struct tlb_ctx *x, unsigned i)
 }
 
 /* ---- large pages ---- */
-static void drop_runs(struct tlb_ctx *x)
+static struct tlb_bank *banks_of(struct tlb *t, const struct tlb_ctx *x) { return &t->banks[3 * (x - t->ctx)]; }
+
+static void drop_runs(struct tlb *t, struct tlb_ctx *x)
 {
 	for (unsigned i = 0; i < TLB_RUNS; i++)
 		x->run[i].tag = TLB_EMPTY;
+	for (unsigned cls = 0; t->banks && cls < 3; cls++)
+		if (banks_of(t, x)[cls].any_window)
+			clear_windows(&banks_of(t, x)[cls]);
 }
 
 /* The filters learn of its size from the entry that tlb_insert makes next. */
 void tlb_note_run(struct cpu *c, u64 la, u64 at, u32 perm)
 {
 	c->tlb->cur->run[la >> TLB_RUN_SHIFT & (TLB_RUNS - 1)] =
-		(struct tlb_run){ align_down(la, bit(TLB_RUN_SHIFT)), align_down(at, bit(TLB_RUN_SHIFT)), perm };
+		(struct tlb_run){ align_down(la, bit(TLB_RUN_SHIFT)), align_down(at, bit(TLB_RUN_SHIFT)), perm, 0 };
 }
 
 void tlb_forget_run(struct cpu *c, u64 la)
@@ -305,13 +388,16 @@ void tlb_forget_run(struct cpu *c, u64 la)
 	struct tlb_run *r = &c->tlb->cur->run[la >> TLB_RUN_SHIFT & (TLB_RUNS - 1)];
 	if (r->tag == align_down(la, bit(TLB_RUN_SHIFT)))
 		r->tag = TLB_EMPTY;
+	for (unsigned cls = 0; c->tlb->banks && cls < 3; cls++)
+		if (banks_of(c->tlb, c->tlb->cur)[cls].any_window)
+			window_clear(&banks_of(c->tlb, c->tlb->cur)[cls], mmu_window_slot(la));
 }
 
 /* Drops the filled entries for which (perm & keep) == 0; keep: 0 or TLB_GLOBAL. */
 static void drop(struct tlb *t, struct tlb_ctx *x, u32 keep)
 {
 	drop_jumps(t, x, keep);
-	drop_runs(x); /* global ones as well: they are found again */
+	drop_runs(t, x); /* global ones as well: they are found again */
 	for (unsigned i = 0; i < array_len(x->used); i++) {
 		u64 left = 0;
 		for (u64 m = x->used[i]; m; m &= m - 1) {
@@ -334,7 +420,7 @@ static void first_use(struct tlb *t, struct tlb_ctx *x)
 {
 	for (unsigned i = 0; i < array_len(x->e); i++)
 		x->e[i].tag = TLB_EMPTY;
-	drop_runs(x);
+	drop_runs(t, x);
 }
 
 static void make_current(struct tlb *t, unsigned i)
@@ -447,7 +533,7 @@ u32 tlb_direct(struct cpu *c, u32 perm, u32 frame)
 		return 0;
 	if (unlikely((perm & TLB_ROM) || mem_code_lines(m, frame)))
 		return direct & ~TLB_W_ALL;
-	if (unlikely(m->dirty_log) && !(__atomic_load_n(&m->dirty[frame / 64], __ATOMIC_RELAXED) & bit(frame % 64)))
+	if (must_log(m, frame))
 		return direct & ~TLB_W_ALL;
 	return direct;
 }
@@ -590,7 +676,7 @@ void mmu_flush_npt(struct cpu *c, u64 npt_root)
 static void drop_region(struct tlb *t, struct tlb_ctx *x, u64 la, unsigned shift, u32 perm)
 {
 	drop_jumps(t, x, false);
-	drop_runs(x);
+	drop_runs(t, x);
 	for (unsigned i = 0; i < array_len(x->used); i++)
 		for (u64 m = x->used[i]; m; m &= m - 1) {
 			struct tlb_entry *e = &x->e[64 * i + __builtin_ctzll(m)];
@@ -637,20 +723,24 @@ void mmu_flush_pkeys(struct cpu *c)
 	struct tlb *t = c->tlb;
 	for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
 		struct tlb_ctx *x = &t->ctx[i];
-		if (t->tag[i].valid && (t->tag[i].key & CR4_PKE))
-			for (unsigned k = 0; k < array_len(x->used); k++)
-				for (u64 m = x->used[k]; m; m &= m - 1) {
-					struct tlb_entry *e = &x->e[64 * k + __builtin_ctzll(m)];
-					if (e->perm & TLB_PKEY) {
-						clear_entry(t, x, (unsigned)(e - x->e));
-						x->used[k] &= ~(m & -m);
-					}
+		if (!t->tag[i].valid || !(t->tag[i].key & CR4_PKE))
+			continue;
+		drop_runs(t, x);
+		for (unsigned k = 0; k < array_len(x->used); k++)
+			for (u64 m = x->used[k]; m; m &= m - 1) {
+				struct tlb_entry *e = &x->e[64 * k + __builtin_ctzll(m)];
+				if (e->perm & TLB_PKEY) {
+					clear_entry(t, x, (unsigned)(e - x->e));
+					x->used[k] &= ~(m & -m);
 				}
+			}
 	}
 }
 
-static void write_protect(struct tlb *t, struct tlb_ctx *x, u64 frame)
+static void write_protect(const struct mem *mem, struct tlb *t, struct tlb_ctx *x, u64 frame)
 {
+	for (unsigned cls = 0; t->banks && cls < 3; cls++)
+		close_windows(mem, &banks_of(t, x)[cls], frame);
 	for (unsigned k = 0; k < array_len(x->used); k++)
 		for (u64 m = x->used[k]; m; m &= m - 1) {
 			struct tlb_entry *e = &x->e[64 * k + __builtin_ctzll(m)];
@@ -668,6 +758,6 @@ void mmu_write_protect(struct cpu *c, u64 frame)
 		return;
 	for (unsigned i = 0; i < TLB_CONTEXTS; i++)
 		if (t->maybe_written[frame] & (1u << (i & 7)))
-			write_protect(t, &t->ctx[i], frame);
+			write_protect(c->mem, t, &t->ctx[i], frame);
 	t->maybe_written[frame] = 0;
 }

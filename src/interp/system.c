@@ -325,6 +325,8 @@ enum step sys_wrpkru(struct cpu *c, const struct insn *i)
 		return cpu_ud(c);
 	if (rd_u32(c, GPR_RCX) || rd_u32(c, GPR_RDX))
 		return cpu_gp(c, 0);
+	if (c->arch.pkru == rd_u32(c, GPR_RAX))
+		return STEP_END;
 	c->arch.pkru = rd_u32(c, GPR_RAX);
 	mmu_flush_pkeys(c);
 	return STEP_END;

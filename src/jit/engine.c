@@ -534,6 +534,14 @@ static bool on_store(struct cpu *c, struct site *s, u64 la, u8 **to)
 	return true;
 }
 
+static void fill(struct cpu *c, u64 la)
+{
+	struct jit *j = jit_of(c);
+	mmu_bank_fill(c, mmu_hit(c, la, 0));
+	if (!j->lockstep)
+		j->stats.windows += mmu_bank_window(c, la);
+}
+
 static u8 *on_miss(struct cpu *c, struct site *s)
 {
 	struct jit *j = jit_of(c);
@@ -554,7 +562,7 @@ static u8 *on_miss(struct cpu *c, struct site *s)
 			u8 *to;
 			return write && c->fault.kind == EVENT_NONE && on_store(c, s, la, &to) ? to : on_fault(c, s, la);
 		}
-		mmu_bank_fill(c, mmu_hit(c, la, 0));
+		fill(c, la);
 		guess_after_miss(j, s, la);
 		if (!s->twice)
 			return jit_host(j, s->retry);
@@ -626,7 +634,7 @@ static u8 *on_group_miss(struct cpu *c, struct site *s)
 		u8 *to = c->fault.kind == EVENT_NONE ? on_group_beside_code(c, s, la) : NULL;
 		return to ? to : on_fault(c, s, la + s->first);
 	}
-	mmu_bank_fill(c, mmu_hit(c, la, 0));
+	fill(c, la);
 	guess_after_miss(j, s, la);
 	f = &h->bank->e[(la >> 12) & (TLB_ENTRIES - 1)];
 	return (write ? f->w : f->r) == (la & PAGE_MASK) ? jit_host(j, s->retry) : on_split(c, s);

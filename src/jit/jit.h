@@ -161,7 +161,7 @@ static inline void jit_often(struct often *o, u64 what, u64 beside)
 }
 
 #define MANY_LISTS 256
-struct jit_stats { u64 joined, borders, stores, strings, asks, scattered, regions, region_insns, samples, blocks, insns, helpers_built, bytes, flushes, entries, stays, cold, misses, slow, splits, faults, jumps, jump_fills, helper_calls, links, killed, ns; };
+struct jit_stats { u64 windows, joined, borders, stores, strings, asks, scattered, regions, region_insns, samples, blocks, insns, helpers_built, bytes, flushes, entries, stays, cold, misses, slow, splits, faults, jumps, jump_fills, helper_calls, links, killed, ns; };
 
 struct jit {
 	struct interp in;       /* first: it is cpu->engine */

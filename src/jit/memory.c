@@ -188,8 +188,46 @@ static void aside_place(struct as *a, unsigned reg)
 	as_alu_imm(a, 0, OP_ADD, 4, rm_reg(RAX), offsetof(struct tlb_bank, aside));
 }
 
+/* RAX = offset of the window that reg may lie in: mmu_window_slot(). */
+static void window_place(struct as *a, unsigned reg)
+{
+	as_mov(a, 8, RAX, reg);
+	as_ins(a, 0, 8, 0xc1, DIGIT | 5, rm_reg(RAX), 1); /* shr */
+	as8(a, TLB_RUN_SHIFT - 5);
+	as_alu_imm(a, 0, OP_AND, 4, rm_reg(RAX), (TLB_WINDOWS - 1) * sizeof(struct tlb_fast));
+	as_alu_imm(a, 0, OP_ADD, 4, rm_reg(RAX), offsetof(struct tlb_bank, window));
+}
+
+/* reg: linear address. Returns with the host's, if it is in a window; that an access goes on in the next page does not matter there. Else RAX and reg as if its place had
+ * been looked at last. */
+static void search_windows(struct as *a, struct jit *j, bool write, unsigned reg)
+{
+	const i32 size = 1 << TLB_RUN_SHIFT;
+	window_place(a, reg);
+	as_gs(a);
+	as_alu_load(a, OP_XOR, 8, reg, rm_mem(RAX, tag_at(write)));
+	as_alu_imm(a, 0, OP_CMP, 8, rm_reg(reg), (u64)size - 1);
+	u8 *other = as_jcc(a, CC_A, a->p);
+	as_alu_imm(a, 0, OP_SUB, 8, rm_reg(reg), (u64)size - PAGE_SIZE);
+	as_alu_load(a, OP_CMP, 8, reg, rm_mem(S1, offsetof(struct site, probe.limit)));
+	u8 *beyond = as_jcc(a, CC_G, a->p);
+	as_alu_imm(a, 0, OP_ADD, 8, rm_reg(reg), (u64)size - PAGE_SIZE);
+	as_gs(a);
+	as_alu_load(a, OP_ADD, 8, reg, rm_mem(RAX, offsetof(struct tlb_fast, host)));
+	as_load(a, 8, RAX, rm_abs(&j->hot->search_rax));
+	as8(a, 0xc3);
+	as_aim(beyond, a->p);
+	as_alu_imm(a, 0, OP_ADD, 8, rm_reg(reg), (u64)size - PAGE_SIZE);
+	as_aim(other, a->p);
+	as_gs(a);
+	as_alu_load(a, OP_XOR, 8, reg, rm_mem(RAX, tag_at(write)));
+	memory_place(a, j, RAX, reg);
+	as_gs(a);
+	as_alu_load(a, OP_XOR, 8, reg, rm_mem(RAX, tag_at(write)));
+}
+
 /* S1: the site of a probe that failed; reg: address xor the tag that was there. Back behind the probe with the host address; or, when the page is not aside either, or
- * too many guesses were wrong, or the access goes on in the next page: SEARCH_BACK bytes further on, as a probe that fails. */
+ * too many guesses were wrong, or the access goes on in the next page: SEARCH_BACK bytes further on, as a probe that fails. Windows come last. */
 u8 *memory_search_thunk(struct as *a, struct jit *j, bool guess, bool write, unsigned reg)
 {
 	u8 *thunk = a->p, *found = NULL, *ask = NULL;
@@ -225,6 +263,9 @@ u8 *memory_search_thunk(struct as *a, struct jit *j, bool guess, bool write, uns
 	as8(a, 0xc3);
 	as_aim(miss, a->p);
 	as_aim(straddles, a->p);
+	as_gs(a);
+	as_alu_load(a, OP_XOR, 8, reg, rm_mem(RAX, tag_at(write)));
+	search_windows(a, j, write, reg);
 	if (guess)
 		as_aim(ask, a->p);
 	as_mov(a, 8, S1, RAX);

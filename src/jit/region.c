@@ -390,6 +390,8 @@ static void put_site(struct tr *t, const struct stub *st)
 	struct site *s = st->site;
 	struct region *r = t->region;
 	u8 *straddles = NULL;
+	if ((s->kind == SITE_READ || s->kind == SITE_WRITE) && (!s->group || t->plan->host[s->host] == HOST))
+		memory_stub(t, s);
 	if (s->group) { /* offset in the page if the page was right */
 		as_alu_imm(a, 0, OP_CMP, 8, rm_reg(t->plan->host[s->host]), 4095);
 		straddles = as_jcc(a, CC_BE, a->p);

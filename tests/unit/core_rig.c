@@ -119,12 +119,14 @@ static void enter_long(struct core *r)
 	core_set(r, AT_TSS + 0x24, 8, AT_IST);
 }
 
+u64 core_ram = 2 * MiB;
+
 void core_open(struct core *r, enum core_mode mode)
 {
 	memset(r, 0, sizeof *r);
 	r->irq = -1;
-	assert_int_equal(mem_init(&r->mem, 2 * MiB), 0);
-	assert_int_equal(mem_add_slot(&r->mem, gpa(0), 2 * MiB, MEM_RAM, "ram"), 0);
+	assert_int_equal(mem_init(&r->mem, core_ram), 0);
+	assert_int_equal(mem_add_slot(&r->mem, gpa(0), core_ram, MEM_RAM, "ram"), 0);
 	clock_init(&r->clock, NULL);
 	r->io = (struct cpu_io){ .service_code = service_code, .vm = r };
 	struct cpu *c = r->cpu = aligned_alloc(64, align_up(sizeof *c, 64));

@@ -45,6 +45,7 @@ void core_close(struct core *r);
 void core_gdt(struct core *r, u16 sel, u32 base, u32 limit, u8 access, u8 flags);
 void core_gate(struct core *r, u64 at, u16 sel, u64 off, u8 access, u8 ist_or_params); /* 8 or, in long mode, 16 bytes */
 void core_idt(struct core *r, unsigned vector, u16 sel, u64 off, u8 access, u8 ist);
+extern u64 core_ram; /* of the next that is opened */
 u64 core_get(struct core *r, u64 at, unsigned size);
 void core_set(struct core *r, u64 at, unsigned size, u64 v);
 /* Ring 3 with its own stack; in long mode 64-bit. */

@@ -1,6 +1,7 @@
 /* A large page's first miss is walked, the others of its run of 2 MiB are not; and the run goes with every invalidation that names a piece of it, or its context. The
  * page's entry is taken away behind the MMU's back, so that a run that is still there shows by giving what is gone. */
 #include "mmu_rig.h"
+#include "cpu/paging.h"
 
 #define AT 0x40000000ull
 #define PA 0x200000ull
@@ -184,6 +185,21 @@ static void a_fault_forgets_it(void **state)
 	rig_close(&r);
 }
 
+/* They need no walk either, while PKRU stays. */
+static void expect_pieces_of_a_key(void)
+{
+	struct rig r;
+	rig_open(&r, RIG_64);
+	r.cpu->arch.cr4 |= CR4_PKE;
+	rig_update(&r);
+	rig_map(&r, AT, PA, P | W | U, 21);
+	rig_expect_ok(&r, AT, ACC_R);
+	expect_walks(&r, PIECE(1), ACC_R, 0);
+	mmu_flush_pkeys(r.cpu);
+	expect_walks(&r, PIECE(2), ACC_R, 1);
+	rig_close(&r);
+}
+
 static void keys_are_asked_for_each_page(void **state)
 {
 	struct rig r;
@@ -196,6 +212,7 @@ static void keys_are_asked_for_each_page(void **state)
 	mmu_flush_pkeys(r.cpu);
 	rig_expect_pf(&r, PIECE(1), ACC_R, 0x21);
 	rig_close(&r);
+	expect_pieces_of_a_key();
 }
 
 /* What the host's memory allows is each page's own. */
@@ -253,6 +270,92 @@ static void nested_pages_must_be_large_too(void **state)
 	}
 }
 
+/* ---- windows: what host code looks at ---- */
+static const struct tlb_fast *window(struct rig *r) { return &mmu_bank(r->cpu)->window[mmu_window_slot(AT)]; }
+static bool may_read(struct rig *r) { return window(r)->r == AT; }
+static bool may_write(struct rig *r) { return window(r)->w == AT; }
+
+/* Missed 16 times: now there is one. */
+static void want(struct rig *r)
+{
+	for (unsigned n = 1; n < 16; n++)
+		assert_false(mmu_bank_window(r->cpu, PIECE(n)));
+	mmu_bank_window(r->cpu, AT);
+}
+
+static void open_window(struct rig *r)
+{
+	open_large(r, 0, ACC_W);
+	assert_int_equal(mmu_banks_create(r->cpu), 0);
+	want(r);
+}
+
+static void a_window_goes_with_its_run(void **state)
+{
+	for (unsigned n = 0; n < 5; n++) {
+		struct rig r;
+		open_window(&r);
+		assert_true(may_read(&r) && may_write(&r));
+		assert_ptr_equal(window(&r)->host, r.mem.base + PA);
+		if (n == 0)
+			mmu_invlpg(r.cpu, gva(PIECE(300)));
+		else if (n == 1)
+			mmu_flush_all(r.cpu);
+		else if (n == 2)
+			tlb_forget_run(r.cpu, PIECE(7));
+		else if (n == 3)
+			mmu_flush_current(r.cpu, false);
+		else
+			mmu_flush_vpid(r.cpu, 0, false);
+		assert_false(may_read(&r) || may_write(&r));
+		rig_close(&r);
+	}
+}
+
+static void a_window_is_closed_to_writes_that_must_be_seen(void **state)
+{
+	struct rig r;
+	open_window(&r);
+	mmu_write_protect(r.cpu, (PA >> 12) + 512);
+	mmu_write_protect(r.cpu, (PA >> 12) - 1);
+	assert_true(may_write(&r));
+	mmu_write_protect(r.cpu, (PA >> 12) + 511);
+	assert_true(may_read(&r) && !may_write(&r));
+	rig_close(&r);
+	open_large(&r, 0, ACC_W);
+	assert_int_equal(mmu_banks_create(r.cpu), 0);
+	r.mem.code_lines[(PA >> 12) + 100] = 1;
+	want(&r);
+	assert_true(may_read(&r) && !may_write(&r));
+	rig_close(&r);
+	open_large(&r, 0, ACC_W);
+	assert_int_equal(mmu_banks_create(r.cpu), 0);
+	r.mem.dirty_log = true;
+	want(&r);
+	assert_true(may_read(&r) && !may_write(&r));
+	rig_close(&r);
+	open_large(&r, 0, ACC_R); /* the page is not dirty yet */
+	assert_int_equal(mmu_banks_create(r.cpu), 0);
+	want(&r);
+	assert_true(may_read(&r) && !may_write(&r));
+	rig_close(&r);
+}
+
+static void no_window_shows_a_device(void **state)
+{
+	struct rig r;
+	open_large(&r, 0, ACC_W);
+	assert_int_equal(mmu_banks_create(r.cpu), 0);
+	r.cpu->virt = &ops;
+	r.cpu->arch.guest_mode = 1;
+	apic_page = PA + 77 * PAGE_SIZE;
+	mmu_switch(r.cpu);
+	rig_expect_ok(&r, AT, ACC_W);
+	want(&r);
+	assert_false(may_read(&r) || may_write(&r));
+	rig_close(&r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -260,6 +363,7 @@ int main(void)
 		cmocka_unit_test(the_first_write_walks_and_sets_the_dirty_flag), cmocka_unit_test(every_invalidation_reaches_it),
 		cmocka_unit_test(half_of_a_4_mib_page_is_no_longer_there_either), cmocka_unit_test(a_fault_forgets_it), cmocka_unit_test(keys_are_asked_for_each_page),
 		cmocka_unit_test(pages_with_code_or_to_be_logged_or_of_devices_stay_closed), cmocka_unit_test(nested_pages_must_be_large_too),
+		cmocka_unit_test(a_window_goes_with_its_run), cmocka_unit_test(a_window_is_closed_to_writes_that_must_be_seen), cmocka_unit_test(no_window_shows_a_device),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
