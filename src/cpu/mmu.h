@@ -106,7 +106,10 @@ struct ntlb_entry {
 struct tlb_fast {
 	u64 r, w;
 	u8 *host; /* of the page's first byte */
-	u64 pad_;
+	/* Of a window: which page of the run was found last, and how many more times one is found before C is asked for it. Who comes to a page again soon wants it
+	 * in a place of its own. */
+	u32 last;
+	i32 left;
 };
 struct tlb_jump { u64 rip; void *code; };
 #define TLB_JUMP_BITS 12
@@ -123,6 +126,8 @@ static inline unsigned mmu_jump_aside_slot(u64 rip) { return TLB_JUMPS + ((u32)(
 static inline unsigned mmu_aside_slot(u64 la) { return (unsigned)((la >> 11 ^ la) >> 12) & (TLB_ASIDE - 1); }
 /* Runs of 2 MiB whose pages a bank has missed often: host code looks here before it asks C. Two runs that share a place take turns. */
 #define TLB_WINDOWS 64
+#define TLB_WINDOW_MISSES 128 /* a power of two */
+#define TLB_WINDOW_ASKS 16
 static inline unsigned mmu_window_slot(u64 la) { return (unsigned)(la >> TLB_RUN_SHIFT) & (TLB_WINDOWS - 1); }
 struct tlb_bank {
 	struct tlb_fast e[TLB_ENTRIES];

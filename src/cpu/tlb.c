@@ -148,7 +148,8 @@ bool mmu_bank_window(struct cpu *c, u64 la)
 	struct tlb *t = c->tlb;
 	struct tlb_run *r = &t->cur->run[la >> TLB_RUN_SHIFT & (TLB_RUNS - 1)];
 	unsigned cls = c->acc_class, i = mmu_window_slot(la);
-	if (r->tag != align_down(la, bit(TLB_RUN_SHIFT)) || ++r->wanted < 16 || (r->wanted & (r->wanted - 1)) || cls == 3 || c->mem->source)
+	mmu_bank(c)->window[i].left = TLB_WINDOW_ASKS;
+	if (r->tag != align_down(la, bit(TLB_RUN_SHIFT)) || ++r->wanted < TLB_WINDOW_MISSES || (r->wanted & (r->wanted - 1)) || cls == 3 || c->mem->source)
 		return false;
 	const struct mem_slot *s = mem_find(c->mem, r->gpa);
 	u32 may = s && r->gpa - s->gpa + bit(TLB_RUN_SHIFT) <= s->size ? whole_run(c, r, s, cls) : 0;
@@ -158,6 +159,7 @@ bool mmu_bank_window(struct cpu *c, u64 la)
 	u64 frame = s->frame + (r->gpa - s->gpa) / PAGE_SIZE;
 	window_clear(b, i);
 	b->window[i].host = s->host + (r->gpa - s->gpa);
+	b->window[i].left = TLB_WINDOW_ASKS;
 	if (may & TLB_R(cls))
 		b->window[i].r = r->tag;
 	if (may & TLB_W(cls)) {

@@ -198,11 +198,31 @@ static void window_place(struct as *a, unsigned reg)
 	as_alu_imm(a, 0, OP_ADD, 4, rm_reg(RAX), offsetof(struct tlb_bank, window));
 }
 
+/* reg: offset in the window at RAX. Where this page was also the last that was found, or every TLB_WINDOW_ASKS times: jumps to be aimed at what asks C for a place for
+ * the page. */
+static void page_again(struct as *a, unsigned reg, u8 *again[2])
+{
+	as_push(a, RCX);
+	as_mov(a, 4, RCX, reg);
+	as_ins(a, 0, 4, 0xc1, DIGIT | 5, rm_reg(RCX), 1); /* shr */
+	as8(a, 12);
+	as_gs(a);
+	as_alu_load(a, OP_CMP, 4, RCX, rm_mem(RAX, offsetof(struct tlb_fast, last)));
+	as_gs(a);
+	as_store(a, 4, rm_mem(RAX, offsetof(struct tlb_fast, last)), RCX);
+	as_pop(a, RCX);
+	again[0] = as_jcc(a, CC_E, a->p);
+	as_gs(a);
+	as_alu_imm(a, 0, OP_SUB, 4, rm_mem(RAX, offsetof(struct tlb_fast, left)), 1);
+	again[1] = as_jcc(a, CC_S, a->p);
+}
+
 /* reg: linear address. Returns with the host's, if it is in a window; that an access goes on in the next page does not matter there. Else RAX and reg as if its place had
- * been looked at last. */
-static void search_windows(struct as *a, struct jit *j, bool write, unsigned reg)
+ * been looked at last. pages: not if the page should have a place of its own. */
+static void search_windows(struct as *a, struct jit *j, bool write, bool pages, unsigned reg)
 {
 	const i32 size = 1 << TLB_RUN_SHIFT;
+	u8 *again[2];
 	window_place(a, reg);
 	as_gs(a);
 	as_alu_load(a, OP_XOR, 8, reg, rm_mem(RAX, tag_at(write)));
@@ -212,6 +232,8 @@ static void search_windows(struct as *a, struct jit *j, bool write, unsigned reg
 	as_alu_load(a, OP_CMP, 8, reg, rm_mem(S1, offsetof(struct site, probe.limit)));
 	u8 *beyond = as_jcc(a, CC_G, a->p);
 	as_alu_imm(a, 0, OP_ADD, 8, rm_reg(reg), (u64)size - PAGE_SIZE);
+	if (pages)
+		page_again(a, reg, again);
 	as_gs(a);
 	as_alu_load(a, OP_ADD, 8, reg, rm_mem(RAX, offsetof(struct tlb_fast, host)));
 	as_load(a, 8, RAX, rm_abs(&j->hot->search_rax));
@@ -219,6 +241,8 @@ static void search_windows(struct as *a, struct jit *j, bool write, unsigned reg
 	as_aim(beyond, a->p);
 	as_alu_imm(a, 0, OP_ADD, 8, rm_reg(reg), (u64)size - PAGE_SIZE);
 	as_aim(other, a->p);
+	for (unsigned n = 0; pages && n < 2; n++)
+		as_aim(again[n], a->p);
 	as_gs(a);
 	as_alu_load(a, OP_XOR, 8, reg, rm_mem(RAX, tag_at(write)));
 	memory_place(a, j, RAX, reg);
@@ -262,10 +286,15 @@ u8 *memory_search_thunk(struct as *a, struct jit *j, bool guess, bool write, uns
 	as_load(a, 8, RAX, rm_abs(&h->search_rax));
 	as8(a, 0xc3);
 	as_aim(miss, a->p);
+	as_gs(a);
+	as_alu_load(a, OP_XOR, 8, reg, rm_mem(RAX, tag_at(write)));
+	search_windows(a, j, write, true, reg);
+	u8 *not_in_one = as_jmp(a, a->p);
 	as_aim(straddles, a->p);
 	as_gs(a);
 	as_alu_load(a, OP_XOR, 8, reg, rm_mem(RAX, tag_at(write)));
-	search_windows(a, j, write, reg);
+	search_windows(a, j, write, false, reg);
+	as_aim(not_in_one, a->p);
 	if (guess)
 		as_aim(ask, a->p);
 	as_mov(a, 8, S1, RAX);

@@ -275,10 +275,10 @@ static const struct tlb_fast *window(struct rig *r) { return &mmu_bank(r->cpu)->
 static bool may_read(struct rig *r) { return window(r)->r == AT; }
 static bool may_write(struct rig *r) { return window(r)->w == AT; }
 
-/* Missed 16 times: now there is one. */
+/* Missed often: now there is one. */
 static void want(struct rig *r)
 {
-	for (unsigned n = 1; n < 16; n++)
+	for (unsigned n = 1; n < TLB_WINDOW_MISSES; n++)
 		assert_false(mmu_bank_window(r->cpu, PIECE(n)));
 	mmu_bank_window(r->cpu, AT);
 }
