@@ -607,6 +607,7 @@ struct tlb_entry *tlb_insert(struct cpu *c, u64 la, u64 page, u32 perm)
 		u64 off = page - s->gpa;
 		e->frame = (u32)(s->frame + (off >> 12));
 		mem_fetch(c->mem, e->frame);
+		mem_ahead_touch(c->mem, e->frame);
 		e->addend = (u64)(uintptr_t)(s->host + off) - la;
 		perm |= s->kind == MEM_ROM ? TLB_ROM : 0;
 	} else {

@@ -69,6 +69,7 @@ int mem_init(struct mem *m, u64 bytes)
 
 void mem_free(struct mem *m)
 {
+	mem_ahead_stop(m);
 	if (m->base)
 		munmap(m->base, m->bytes);
 	if (m->code_lines)

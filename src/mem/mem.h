@@ -54,6 +54,8 @@ struct mem {
 	struct mem_keeper *keeper; /* NULL: nobody. Set while paused, taken away at any time (atomic); stays valid until the next pause */
 	struct mem_listener listeners[16];
 	unsigned nlisteners;
+	struct mem_ahead *ahead; /* NULL: nobody brings pages in before they are touched (ahead.c) */
+	u64 *touched;            /* ahead's: a word for MEM_AHEAD_PIECE frames, whose low bits are set for those that were touched; atomic. NULL without */
 	void (*remapped)(void *opaque); /* translations to host memory are stale; set by vm/ */
 	void *remapped_opaque;
 };
@@ -114,6 +116,33 @@ void mem_will_write_range(struct mem *m, gpa_t at, u64 len);
 void mem_fetch_bytes(const struct mem *m, u64 frame, u64 off, u64 len);
 void mem_will_write_bytes(struct mem *m, u64 frame, u64 off, u64 len);
 void mem_note_write_bytes(struct mem *m, u64 frame, u64 off, u64 len);
+
+/* ---- ahead.c: fresh pages before the guest touches them ---- */
+
+/* A thread of its own populates the host's memory of chunks of 2 MiB of which a part has been touched, so that guests need not wait for the host's page faults. What came and was
+ * not touched yet stays within 4 MiB and a thirty-second of what has been touched. Without it (one CPU only, no memory, Linux before 5.14) everything works as well.
+ * start: before the vCPUs run; stop: after they have ended, mem_free does it too. */
+enum { MEM_AHEAD_PIECE = 16 }; /* pages */
+void mem_ahead_start(struct mem *m);
+void mem_ahead_stop(struct mem *m);
+void mem_ahead_first_touch(struct mem *m, u64 frame);
+/* A vCPU is about to use the frame. Uses that nobody tells of (by devices, through windows of the TLB) only let fewer pages come. */
+static inline void mem_ahead_touch(struct mem *m, u64 frame)
+{
+	if (m->touched && unlikely(!(__atomic_load_n(&m->touched[frame / MEM_AHEAD_PIECE], __ATOMIC_RELAXED) & bit(frame % MEM_AHEAD_PIECE))))
+		mem_ahead_first_touch(m, frame);
+}
+/* Between these two nothing is populated: around all that takes pages away from below the guest, or puts others there. Any thread; waits for one piece at most. */
+void mem_ahead_hold(struct mem *m);
+void mem_ahead_release(struct mem *m);
+/* While held. These n frames have been given back to the host: they do not come until the guest touches them. */
+void mem_ahead_given(struct mem *m, u64 first, u64 n);
+/* While held, vCPUs paused: all memory is another, and untouched. */
+void mem_ahead_forget(struct mem *m);
+struct mem_ahead_stats {
+	u64 touched, came, spare; /* pages that vCPUs use; that were populated in all; that are there for that reason only, untouched */
+};
+void mem_ahead_stats(const struct mem *m, struct mem_ahead_stats *s);
 
 /* Words of a bitmap with a bit per frame. */
 static inline u64 mem_bitmap_words(const struct mem *m) { return (m->frames + 63) / 64; }

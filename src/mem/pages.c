@@ -111,7 +111,21 @@ static int punch(struct mem *m, u64 off, u64 len)
 
 int mem_clear(struct mem *m)
 {
-	return m->is_private ? mem_map_new(m) : punch(m, 0, m->bytes); /* an image that others share has nothing to do with what comes */
+	mem_ahead_hold(m);
+	int err = m->is_private ? mem_map_new(m) : punch(m, 0, m->bytes); /* an image that others share has nothing to do with what comes */
+	mem_ahead_forget(m);
+	mem_ahead_release(m);
+	return err;
+}
+
+static int give_back(struct mem *m, u64 first, u64 n)
+{
+	mem_ahead_hold(m);
+	int err = punch(m, first * PAGE_SIZE, n * PAGE_SIZE);
+	if (!err)
+		mem_ahead_given(m, first, n);
+	mem_ahead_release(m);
+	return err;
 }
 
 static void note_all(struct mem *m, u64 first, u64 n)
@@ -131,7 +145,7 @@ u64 mem_discard(struct mem *m, gpa_t at, u64 len)
 		if (!frames_of(m, a, end - a, &first, &n, &step) || s->kind != MEM_RAM)
 			continue;
 		mem_will_write_range(m, gpa(a), step);
-		if (punch(m, first * PAGE_SIZE, step))
+		if (give_back(m, first, n))
 			continue;
 		note_all(m, first, n);
 		done += step;
@@ -143,14 +157,18 @@ u64 mem_discard(struct mem *m, gpa_t at, u64 len)
 
 int mem_map_private(struct mem *m, int fd)
 {
+	mem_ahead_hold(m); /* populating would copy what nobody has filled in yet */
 	void *p = mmap(m->base, m->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, fd, 0);
-	if (p == MAP_FAILED)
-		return -errno;
-	madvise(m->base, m->bytes, MADV_NOHUGEPAGE);
-	close(m->memfd);
-	m->memfd = fd;
-	m->is_private = true;
-	return 0;
+	int err = p == MAP_FAILED ? -errno : 0;
+	if (!err) {
+		madvise(m->base, m->bytes, MADV_NOHUGEPAGE);
+		close(m->memfd);
+		m->memfd = fd;
+		m->is_private = true;
+		mem_ahead_forget(m);
+	}
+	mem_ahead_release(m);
+	return err;
 }
 
 int mem_fill(struct mem *m, u64 frame, const void *page)

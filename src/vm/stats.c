@@ -53,10 +53,13 @@ static void print_thread(const struct vcpu *v, unsigned i, FILE *out)
 			(unsigned long long)s->ipis, (unsigned long long)s->spins);
 }
 
+static double mib_of(u64 pages) { return (double)pages * PAGE_SIZE / MiB; }
+
 void vm_print_stats(struct vm *vm, FILE *out)
 {
 	u64 wall = host_now_ns() - vm->start_host_ns;
 	u64 insns = 0;
+	struct mem_ahead_stats ahead;
 	for (unsigned i = 0; i < vm->ncpus; i++) {
 		const struct cpu *c = vm->vcpus[i].cpu;
 		const struct cpu_stats *s = &c->stats;
@@ -71,7 +74,9 @@ void vm_print_stats(struct vm *vm, FILE *out)
 	}
 	fprintf(out, "stats: wall_s=%.3f virtual_s=%.3f insns=%llu mips=%.1f\n", seconds(wall), seconds(clock_now(&vm->clock)),
 		(unsigned long long)insns, wall ? (double)insns * 1000 / wall : 0.0);
+	mem_ahead_stats(&vm->mem, &ahead);
 	fprintf(out, "stats: own_memory_mib=%.1f\n", (double)own_bytes(vm) / MiB);
+	fprintf(out, "stats: memory_mib touched=%.1f ahead=%.1f spare=%.1f\n", mib_of(ahead.touched), mib_of(ahead.came), mib_of(ahead.spare));
 	nets_print_stats(vm, out);
 	print_exits(vm, out);
 }

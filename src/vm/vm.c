@@ -464,6 +464,7 @@ int vm_start(struct vm *vm)
 {
 	vm->start_host_ns = host_now_ns();
 	vm->start_ticks = __builtin_ia32_rdtsc();
+	mem_ahead_start(&vm->mem);
 	for (unsigned i = 0; i < vm->ncpus; i++) {
 		int err = vcpu_start(&vm->vcpus[i]);
 		if (err)
