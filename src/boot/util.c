@@ -124,6 +124,8 @@ int boot_file_read(struct boot *b, struct boot_file *f, const char *what, const 
 int boot_file_put(struct boot *b, struct boot_file *f, const char *what, u64 at)
 {
 	size_t done = 0, n = 0;
+	if (!mem_load_file(b->m, gpa(at), f->fd, 0, f->size))
+		return 0;
 	u8 *chunk = malloc(CHUNK);
 	int r = chunk ? 0 : boot_fail(b, ENOMEM, "%s \"%s\": no host memory to read it", what, f->path);
 

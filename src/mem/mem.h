@@ -179,6 +179,9 @@ int mem_read(const struct mem *m, gpa_t at, void *to, u64 len);
 int mem_write(struct mem *m, gpa_t at, const void *from, u64 len);
 /* mem_write for much at once into memory that nobody has touched yet: kernels, RAM disks. */
 int mem_load(struct mem *m, gpa_t at, const void *from, u64 len);
+/* As mem_load, of `len` bytes at `off` of a regular file, without reading them first. -errno if that cannot be, also when the file has become shorter: then part of it
+ * may be there, and mem_load says more. */
+int mem_load_file(struct mem *m, gpa_t at, int fd, u64 off, u64 len);
 
 /* Little-endian scalar of 1, 2, 4 or 8 bytes; one host access when naturally aligned. A hole reads as all ones. */
 u64 mem_read_le(const struct mem *m, gpa_t at, unsigned size);

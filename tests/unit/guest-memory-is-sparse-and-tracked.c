@@ -5,6 +5,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 static struct mem m;
@@ -67,6 +68,32 @@ static void what_is_loaded_is_there_and_tracked(void **state)
 	assert_int_equal(mem_load(&m, gpa(0xa000), buf, 1), 0);
 	assert_true(m.dirty[(256 + 10) / 64] & bit((256 + 10) % 64));
 	m.dirty_log = false;
+}
+
+static void a_file_is_loaded_as_what_was_read_of_it(void **state)
+{
+	static u8 buf[5 * PAGE_SIZE + 100], back[sizeof buf];
+	FILE *f = tmpfile();
+	for (unsigned i = 0; i < sizeof buf; i++)
+		buf[i] = (u8)(i * 13 + i / 256);
+	assert_int_equal(fwrite(buf, 1, sizeof buf, f), sizeof buf);
+	fflush(f);
+	assert_int_equal(mem_load_file(&m, gpa(MiB - 32), fileno(f), 0, 64), -EINVAL); /* runs into the ROM */
+	assert_int_equal(mem_read_le(&m, gpa(MiB - 8), 8), 0);
+	for (unsigned off = 0; off < 2 * PAGE_SIZE; off += 1000) {
+		u64 at = 0x8000 + 17 * off, len = sizeof buf - off;
+		mem_dirty_take(&m, NULL);
+		assert_int_equal(mem_load_file(&m, gpa(at), fileno(f), off, len), 0);
+		assert_int_equal(mem_read(&m, gpa(at), back, len), 0);
+		assert_memory_equal(buf + off, back, len);
+		u64 last = 256 + (at + len - 1) / PAGE_SIZE;
+		assert_true(m.dirty[last / 64] & bit(last % 64));
+	}
+	m.dirty_log = false;
+	assert_int_equal(ftruncate(fileno(f), 2 * PAGE_SIZE), 0);
+	assert_int_equal(mem_load_file(&m, gpa(0x8000), fileno(f), 0, sizeof buf), -EIO);
+	assert_int_equal(mem_load_file(&m, gpa(0x8000), -1, 0, 100), -EIO);
+	fclose(f);
 }
 
 static void holes_read_as_ones_and_swallow_writes(void **state)
@@ -155,6 +182,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(slots_are_sorted_and_do_not_overlap, open_two, close_all),
 		cmocka_unit_test_setup_teardown(copies_cross_slots_or_do_nothing, open_two, close_all),
 		cmocka_unit_test_setup_teardown(what_is_loaded_is_there_and_tracked, open_two, close_all),
+		cmocka_unit_test_setup_teardown(a_file_is_loaded_as_what_was_read_of_it, open_two, close_all),
 		cmocka_unit_test_setup_teardown(holes_read_as_ones_and_swallow_writes, open_two, close_all),
 		cmocka_unit_test_setup_teardown(writes_to_code_lines_reach_listeners, open_two, close_all),
 		cmocka_unit_test_setup_teardown(dirty_pages_are_logged_while_asked, open_two, close_all),
