@@ -214,13 +214,15 @@ static void add_special(struct block *b, insn_fn *fn, unsigned off)
 	o->off = off;
 }
 
-/* Appends what `r` says about the bytes. Returns true when the block ends here; *last as interp_select. */
-static bool add_insn(struct cpu *c, struct block *b, enum isa_result r, const struct isa_insn *in, u32 mode, unsigned off, bool *last)
+/* Appends what `r` says about the bytes. Returns true when the block ends here; *last as interp_select. keep: the bytes, to know them again, or NULL. */
+static bool add_insn(struct cpu *c, struct block *b, enum isa_result r, const struct isa_insn *in, u32 mode, unsigned off, const u8 *keep, bool *last)
 {
 	b->n++;
 	if (r == ISA_OK && isa_fill(in, off, &b->insn[b->slots])) {
 		struct insn *o = &b->insn[b->slots++];
 		bool end = interp_select(c, in, mode, o, last);
+		if (keep)
+			memo_keep(interp_of(c), mode, keep, in, o, end, *last);
 		if (*last && !o->aux)
 			o->aux = b;
 		return end;
@@ -290,7 +292,7 @@ static struct block *one_shot(struct cpu *c, u64 la)
 		return NULL;
 	}
 	start_block(b, BLOCK_DEAD_KEY, NO_FRAME, 0);
-	add_insn(c, b, r, &in, c->mode | MODE_ONE, 0, &last);
+	add_insn(c, b, r, &in, c->mode | MODE_ONE, 0, NULL, &last);
 	b->bytes = r == ISA_OK ? in.zi.length : 1;
 	finish_block(b, c->mode | MODE_ONE, last);
 	return b;
@@ -336,7 +338,7 @@ static struct block *build_crossing(struct cpu *c, u64 key, u64 la, u32 frame, c
 	b->frame[1] = frame2;
 	b->bytes = len;
 	add_special(b, h_cross, 0);
-	add_insn(c, b, r, &in, mode | MODE_ONE, 0, &last);
+	add_insn(c, b, r, &in, mode | MODE_ONE, 0, NULL, &last);
 	finish_block(b, mode | MODE_ONE, last);
 	claim(c, frame, off, PAGE_SIZE - 1);
 	claim(c, frame2, 0, len - here - 1);
@@ -360,18 +362,34 @@ enum step h_cross(struct cpu *c, const struct insn *i)
 	return STEP_END;
 }
 
-/* Decodes from `bytes`, the first `avail` bytes of the block. False: its first instruction goes on in the next page. */
-static bool decode_block(struct cpu *c, struct block *b, u32 mode, const u8 *bytes, unsigned avail)
+#define CODE_PIECE 64
+
+/* The next piece of code that may still change; returns how much there is now. */
+static unsigned copy_piece(u8 *bytes, const u8 *code, unsigned have, unsigned avail)
+{
+	unsigned n = (unsigned)min_u64(avail - have, CODE_PIECE);
+	if (n == CODE_PIECE)
+		memcpy(bytes + have, code + have, CODE_PIECE);
+	else
+		memcpy(bytes + have, code + have, n);
+	return have + n;
+}
+
+/* Decodes what is at `code`, up to `avail` bytes, from a copy in `bytes`. False: its first instruction goes on in the next page. */
+static bool decode_block(struct cpu *c, struct block *b, u32 mode, const u8 *code, u8 *bytes, unsigned avail)
 {
 	struct interp *e = interp_of(c);
-	unsigned pos = 0, max = mode & MODE_ONE ? 1 : BLOCK_MAX_INSNS;
+	unsigned pos = 0, have = 0, max = mode & MODE_ONE ? 1 : BLOCK_MAX_INSNS;
 	bool last = false, end = false;
 	while (!end && b->n < max && pos < avail) {
 		struct isa_insn in;
+		if (have < pos + ISA_MAX_LEN && have < avail)
+			have = copy_piece(bytes, code, have, avail);
 		unsigned take = (unsigned)min_u64(ISA_MAX_LEN, avail - pos);
 		struct insn *o = &b->insn[b->slots];
 		if (memo_find(e, mode, bytes + pos, take, pos, o, &end, &last)) {
-			o->aux = last ? b : NULL;
+			if (last && !o->aux)
+				o->aux = b;
 			b->slots++;
 			b->n++;
 			pos += o->len;
@@ -382,9 +400,7 @@ static bool decode_block(struct cpu *c, struct block *b, u32 mode, const u8 *byt
 			return false;
 		if (r == ISA_MORE)
 			break;
-		end = add_insn(c, b, r, &in, mode, pos, &last);
-		if (!o->aux || o->aux == b)
-			memo_keep(e, mode, bytes + pos, o, end, last);
+		end = add_insn(c, b, r, &in, mode, pos, bytes + pos, &last);
 		pos += r == ISA_OK ? in.zi.length : take;
 	}
 	b->bytes = pos;
@@ -401,12 +417,13 @@ static struct block *build(struct cpu *c, u64 key, u64 la, const struct tlb_entr
 	unsigned avail = (unsigned)min_u64(sizeof bytes, PAGE_SIZE - off);
 	if (!arena_room(c))
 		reset(c);
+	__builtin_prefetch(&interp_of(c)->frame_blocks[frame]); /* for claim() and insert(), behind the decoding */
+	__builtin_prefetch(&c->mem->code_lines[frame]);
 	for (unsigned tries = 0; tries < 4; tries++) {
 		struct block *b = arena_room(c);
 		bug_if(!b);
-		memcpy(bytes, page + off, avail);
 		start_block(b, key, frame, off);
-		if (!decode_block(c, b, mode, bytes, avail))
+		if (!decode_block(c, b, mode, page + off, bytes, avail))
 			return build_crossing(c, key, la, frame, page);
 		claim(c, frame, off, off + b->bytes - 1);
 		if (memcmp(bytes, page + off, b->bytes) == 0)

@@ -66,7 +66,6 @@ struct interp {
 	size_t arena_used, arena_bytes; /* bytes 0 at interp_init: as usual */
 	struct isa_decoder dec;
 	struct memo *memo;            /* memo.c's */
-	unsigned memo_shift;
 	struct block *scratch;        /* for code that must not be cached */
 	struct block *jump[JUMP_CACHE];
 };
@@ -96,13 +95,17 @@ insn_fn h_dead, h_cross, h_ud, h_too_long, h_sentinel, h_sentinel_chain;
 /* memo.c: instructions decoded before. mode: of the block. */
 int memo_create(struct interp *e, unsigned ncpus);
 void memo_destroy(struct interp *e);
-/* avail: bytes that may be read; off: from the block's start. *end, *last: as from interp_select, whose caller sets aux. False: not known; *to means nothing. */
+/* avail: bytes that may be read; off: from the block's start. *end, *last: as from interp_select, whose caller completes aux. False: not known; *to means nothing. */
 bool memo_find(const struct interp *e, u32 mode, const u8 *bytes, unsigned avail, unsigned off, struct insn *to, bool *end, bool *last);
-/* One just decoded. Not one whose aux is its handler's own. */
-void memo_keep(struct interp *e, u32 mode, const u8 *bytes, const struct insn *i, bool end, bool last);
+/* One just decoded, as interp_select left it. */
+void memo_keep(struct interp *e, u32 mode, const u8 *bytes, const struct isa_insn *in, const struct insn *i, bool end, bool last);
 
 /* select.c: chooses the handler. Returns true when the block must end after this instruction; *last when its handler leaves the block by itself (branches). */
 bool interp_select(struct cpu *c, const struct isa_insn *in, u32 mode, struct insn *out, bool *last);
+/* Chosen by a row: aux, if any, is the row's own. */
+bool interp_is_row(const struct isa_insn *in);
+/* Does more than insn.imm depend on the immediate? */
+bool interp_by_imm(const struct isa_insn *in);
 
 /* string.c: n elements upwards, as REP STOS and REP MOVS do it; plain memory, no page ends in between. */
 void string_fill(u8 *to, u64 v, unsigned size, u64 bytes);

@@ -74,10 +74,18 @@ static bool is_sse_namesake(const struct isa_insn *in)
 	return (in->zi.mnemonic == ZYDIS_MNEMONIC_MOVSD || in->zi.mnemonic == ZYDIS_MNEMONIC_CMPSD) && in->zi.opcode_map != ZYDIS_OPCODE_MAP_DEFAULT;
 }
 
-bool interp_select(struct cpu *c, const struct isa_insn *in, u32 mode, struct insn *o, bool *last)
+static const struct row *row_of(const struct isa_insn *in)
 {
 	static const struct row vector = { 0 };
-	const struct row *r = is_sse_namesake(in) ? &vector : &rows[in->zi.mnemonic];
+	return is_sse_namesake(in) ? &vector : &rows[in->zi.mnemonic];
+}
+
+bool interp_is_row(const struct isa_insn *in) { return row_of(in)->sel; }
+bool interp_by_imm(const struct isa_insn *in) { return !interp_is_row(in) || row_of(in)->sel == sel_shift; }
+
+bool interp_select(struct cpu *c, const struct isa_insn *in, u32 mode, struct insn *o, bool *last)
+{
+	const struct row *r = row_of(in);
 	bool vex = in->zi.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY;
 	insn_fn *fn = NULL;
 	*last = false;

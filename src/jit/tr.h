@@ -120,7 +120,6 @@ struct tr {
 	unsigned k;             /* slot of the instruction */
 	u8 *start;              /* its host code: where a miss tries again */
 	const u8 *live;         /* flags needed after instruction k */
-	u8 live_[JOIN_INSNS + BLOCK_MAX_INSNS + 2];
 	struct region *region;  /* NULL: a block */
 	struct twin *twin;      /* or NULL */
 	struct joins join;
@@ -149,8 +148,10 @@ struct tr {
 	u8 *cold;               /* sites are allocated downwards */
 	unsigned emitted, handlers;
 	u8 *hot_end;            /* stubs follow */
+	/* What is before can be put back, and is 0 when a translation starts. */
+	struct stub stubs[MAX_STUBS];
+	u8 live_[JOIN_INSNS + BLOCK_MAX_INSNS + 2];
 	u8 *begin[JOIN_INSNS + BLOCK_MAX_INSNS + 2]; /* host code of each instruction, for traces */
-	struct stub stubs[MAX_STUBS]; /* what is before it can be put back */
 	struct edge edge[MAX_EDGES];
 };
 

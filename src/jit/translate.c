@@ -162,14 +162,22 @@ static void hand_over(struct tr *t)
 	t->ended = true;
 }
 
+/* What can be put back. The size is hidden from the compiler, whose own copy (REP MOVS) takes as long as all else for most instructions. */
+static void copy(struct tr *to, const struct tr *from)
+{
+	size_t size = offsetof(struct tr, stubs);
+	asm("" : "+r"(size));
+	memcpy(to, from, size);
+}
+
 static bool try_emit(struct tr *t, const struct insn *i)
 {
 	struct tr before;
 	emit_fn *fn = jit_rows[i->op].emit;
-	memcpy(&before, t, offsetof(struct tr, stubs));
+	copy(&before, t);
 	if (fn ? fn(t, i) : (tr_is_vec(i) && tr_vec(t, i)) || (tr_is_x87(i) && tr_x87(t, i)))
 		return true;
-	memcpy(t, &before, offsetof(struct tr, stubs));
+	copy(t, &before);
 	return false;
 }
 
@@ -360,6 +368,8 @@ void tr_start(struct cpu *c, struct block *b, struct tr *t, struct plan *plan)
 {
 	struct jit *j = jit_of(c);
 	memset(t, 0, offsetof(struct tr, stubs));
+	if (trace_on(TRACE_JIT))
+		memset(t->begin, 0, sizeof t->begin);
 	t->c = c;
 	t->j = j;
 	t->hot = j->hot;
