@@ -79,6 +79,11 @@ static struct block *hash_find(struct interp *e, u64 key)
 	return b;
 }
 
+static void note_recent(struct interp *e, const struct block *b)
+{
+	e->jump[jump_slot(b->key)] = (struct recent){ .tag = (u32)(b->key >> 8), .at = (u32)(((const u8 *)b - e->arena) / 8 + 1) };
+}
+
 static void insert(struct interp *e, struct block *b)
 {
 	unsigned slot = hash_slot(b->key);
@@ -440,12 +445,12 @@ hot_path struct block *block_peek(struct cpu *c, u64 rip)
 	if (!t)
 		return NULL;
 	u64 key = block_key(t->frame, rip, c->mode);
-	struct block **at = &e->jump[jump_slot(key)], *b = *at;
-	if (likely(b && b->key == key))
+	struct block *b = block_recent(e, key);
+	if (likely(b != NULL))
 		return b;
 	b = hash_find(e, key); /* two that share a place must not send each other out of host code for ever */
 	if (b)
-		*at = b;
+		note_recent(e, b);
 	return b;
 }
 
@@ -469,16 +474,16 @@ noinline struct block *block_find(struct cpu *c)
 	if (unlikely(t->perm & TLB_IO))
 		return one_shot(c, la);
 	u64 key = block_key(t->frame, la, c->mode | (trace_on(TRACE_INSN) || (unlikely(c->dbg) && cpu_debug_page(c, la)) ? MODE_ONE : 0));
-	struct block *b = e->jump[jump_slot(key)];
+	struct block *b = block_recent(e, key);
 	c->stats.block_lookups++;
-	if (!b || b->key != key) {
+	if (!b) {
 		b = hash_find(e, key);
 		if (!b)
 			b = build(c, key, la, t);
 		if (!b)
 			return NULL;
 		if (b != e->scratch)
-			e->jump[jump_slot(key)] = b;
+			note_recent(e, b);
 	}
 	if (unlikely(!l && c->arch.rip + b->bytes - 1 > c->arch.seg[SEG_CS].limit))
 		return one_shot(c, la);

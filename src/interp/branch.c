@@ -11,8 +11,8 @@ static must_inline enum step go_lookup(struct cpu *c, struct block *from, int wa
 	struct tlb_entry *t = &c->tlb->cur->e[(rip >> 12) & (TLB_ENTRIES - 1)];
 	if (likely(!cpu_must_service(c)) && likely(t->tag == (rip & PAGE_MASK)) && likely(t->perm & e->xneed)) {
 		u64 key = block_key(t->frame, rip, c->mode);
-		struct block *b = e->jump[jump_slot(key)];
-		if (likely(b && b->key == key)) {
+		struct block *b = block_recent(e, key);
+		if (likely(b != NULL)) {
 			if (way >= 0 && ((rip ^ c->arch.gpr[GPR_BLOCK_RIP]) & PAGE_MASK) == 0 && from->frame[1] == NO_FRAME && from->key != BLOCK_DEAD_KEY)
 				from->link[way] = b;
 			return block_enter(c, b, rip);

@@ -17,23 +17,23 @@
 #define BLOCK_MAX_INSNS 32
 #define BLOCK_DEAD_KEY (~(u64)0)
 
-/* frame << 20 | page offset << 8 | mode. */
+/* What is looked at when a block is found and entered lies beside its first instruction: mostly in one line of the host's cache. */
 struct block {
-	u64 key;
-	struct block *hash_next;
 	struct block *frame_next[2]; /* in the lists of frame[0] and frame[1] */
-	struct block *link[2];       /* successors in the same linear page and mode: not taken / fall through, taken */
-	u32 frame[2];                /* frame[1] != NO_FRAME: a single instruction that crosses into that page */
-	u16 off, bytes;              /* place in frame[0] */
-	u16 n;                       /* guest instructions */
-	u16 slots;                   /* insn[] used, sentinel included */
-	u16 heat;                    /* the hooks' own: entries so far */
+	u64 misses_since;            /* the hooks' own: icount */
 	u16 misses;                  /* the hooks' own: groups of accesses that missed */
 	bool plain, in_region;       /* the hooks' own: its groups split; part of a region */
 	u32 scattered;               /* the hooks' own: instructions whose memory is now here, now there */
+	u32 frame[2];                /* frame[1] != NO_FRAME: a single instruction that crosses into that page */
 	u8 samples;                  /* the hooks' own: how often it was found looping */
 	u16 next_off;                /* the hooks' own: where in the page its indirect jump led last */
-	u64 misses_since;            /* the hooks' own: icount */
+	u16 slots;                   /* insn[] used, sentinel included */
+	u16 heat;                    /* the hooks' own: entries so far */
+	struct block *link[2];       /* successors in the same linear page and mode: not taken / fall through, taken */
+	u16 off, bytes;              /* place in frame[0] */
+	u16 n;                       /* guest instructions */
+	u64 key;                     /* frame << 20 | page offset << 8 | mode */
+	struct block *hash_next;
 	insn_fn *first;              /* the hooks' own: handler of insn[0] when they have put theirs there */
 	void *code;                  /* the hooks' own: host code */
 	struct insn insn[];
@@ -67,13 +67,24 @@ struct interp {
 	struct isa_decoder dec;
 	struct memo *memo;            /* memo.c's */
 	struct block *scratch;        /* for code that must not be cached */
-	struct block *jump[JUMP_CACHE];
+	struct recent { u32 tag, at; } jump[JUMP_CACHE]; /* block_recent() */
 };
 
 static must_inline struct interp *interp_of(const struct cpu *c) { return c->engine; }
 
 static must_inline u64 block_key(u32 frame, u64 la, u32 mode) { return (u64)frame << 20 | (la & 0xfff) << 8 | mode; }
 static must_inline u32 jump_slot(u64 key) { return (u32)((key >> 8) ^ (key >> 19)) & (JUMP_CACHE - 1); }
+
+/* Blocks found lately: most of the key, and where in the arena, from 1 in steps of 8 bytes; at 0: none. To find out that it is another costs no look at that one, which
+ * would be a miss of the host's caches. */
+static must_inline struct block *block_recent(const struct interp *e, u64 key)
+{
+	const struct recent *j = &e->jump[jump_slot(key)];
+	if (j->tag != (u32)(key >> 8) || !j->at)
+		return NULL;
+	struct block *b = (struct block *)(e->arena + (u64)(j->at - 1) * 8);
+	return likely(b->key == key) ? b : NULL;
+}
 
 /* engine.c: for engines that contain this one. e is zeroed memory; it becomes c->engine. */
 int interp_init(struct cpu *c, struct interp *e);
