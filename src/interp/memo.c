@@ -27,7 +27,7 @@ struct line { struct known known[2]; };
 _Static_assert(sizeof(struct line) == 64, "one line of the host's cache");
 
 struct memo {
-	u8 modrm[3][256];  /* per map and opcode: there is a ModRM byte */
+	u8 modrm[3 * 256]; /* by map and opcode: there is a ModRM byte */
 	unsigned shift;
 	struct line line[] __attribute__((aligned(64)));
 };
@@ -74,8 +74,12 @@ static unsigned head_bytes(const struct memo *m, u64 all, u32 mode, unsigned *wh
 			n++;
 		}
 	}
+	if (n > HEAD_MOST) { /* prefixes all over */
+		*where = 0;
+		return n;
+	}
 	*where = map << 8 | (u8)(all >> 8 * n++);
-	if (n >= HEAD_MOST || !m->modrm[0][*where])
+	if (n >= HEAD_MOST || !m->modrm[*where])
 		return n;
 	unsigned modrm = (u8)(all >> 8 * n++);
 	return n + ((modrm & 7) == 4 && modrm < 0xc0) + (*where >> 1 == 0xc0 >> 1);
@@ -180,7 +184,7 @@ void memo_keep(struct interp *e, u32 mode, const u8 *bytes, const struct isa_ins
 	struct insn again;
 	unsigned where;
 	key_of(m, bytes, i->len, mode, &where);
-	m->modrm[0][where] = !!(in->zi.attributes & ZYDIS_ATTRIB_HAS_MODRM);
+	m->modrm[where] = !!(in->zi.attributes & ZYDIS_ATTRIB_HAS_MODRM);
 	k.key = key_of(m, bytes, i->len, mode, &where);
 	if (!interp_is_row(in) && (i->aux || i->fn == h_ud)) /* a stub, which may go; or there was no room for one */
 		return;
