@@ -23,7 +23,7 @@ def cache():
 
 
 def workload_program():
-    """Compiles bench/work unless the same sources were compiled before; returns its path."""
+    """Compiles the workloads unless the same sources were compiled before; returns its path."""
     sources = sorted(WORK.glob("*.c"))
     digest = hashlib.sha256(" ".join(CFLAGS).encode())
     for path in sorted(WORK.iterdir()):
