@@ -71,14 +71,14 @@ static void make_root(void)
 	must_mount("rw", "/rw", "tmpfs", 0, "mode=0755");
 	mkdir("/rw/upper", 0755);
 	mkdir("/rw/work", 0755);
-	must_mount("overlay", "/root", "overlay", 0, "lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work");
+	must_mount("overlay", "/newroot", "overlay", 0, "lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work");
 	static const struct { const char *type, *to, *options; } more[] = {
-		{ "devtmpfs", "/root/dev", "mode=0755" }, { "devpts", "/root/dev/pts", "gid=5,mode=620,ptmxmode=666" }, { "tmpfs", "/root/dev/shm", "mode=1777" },
-		{ "proc", "/root/proc", NULL }, { "sysfs", "/root/sys", NULL }, { "tmpfs", "/root/run", "mode=0755" },
+		{ "devtmpfs", "/newroot/dev", "mode=0755" }, { "devpts", "/newroot/dev/pts", "gid=5,mode=620,ptmxmode=666" }, { "tmpfs", "/newroot/dev/shm", "mode=1777" },
+		{ "proc", "/newroot/proc", NULL }, { "sysfs", "/newroot/sys", NULL }, { "tmpfs", "/newroot/run", "mode=0755" },
 	};
 	for (unsigned i = 0; i < sizeof more / sizeof more[0]; i++)
 		must_mount(more[i].type, more[i].to, more[i].type, MS_NOSUID, more[i].options);
-	mount("cgroup2", "/root/sys/fs/cgroup", "cgroup2", 0, NULL);
+	mount("cgroup2", "/newroot/sys/fs/cgroup", "cgroup2", 0, NULL);
 }
 
 /* TAG:PATH; the folder is there, for it is the host's. */
@@ -89,15 +89,15 @@ static void mount_folder(const char *spec)
 	if (!colon || colon - spec >= (long)sizeof tag)
 		return;
 	snprintf(tag, sizeof tag, "%.*s", (int)(colon - spec), spec);
-	snprintf(path, sizeof path, "/root%s", colon + 1);
+	snprintf(path, sizeof path, "/newroot%s", colon + 1);
 	if (mount(tag, path, "virtiofs", 0, NULL))
 		die(path);
 }
 
 static void enter_root(void)
 {
-	if (chdir("/root") || mount(".", "/", NULL, MS_MOVE, NULL) || chroot(".") || chdir("/"))
-		die("/root");
+	if (chdir("/newroot") || mount(".", "/", NULL, MS_MOVE, NULL) || chroot(".") || chdir("/"))
+		die("/newroot");
 	static const char *const links[][2] = { { "/proc/self/fd", "/dev/fd" }, { "/proc/self/fd/0", "/dev/stdin" }, { "/proc/self/fd/1", "/dev/stdout" },
 		{ "/proc/self/fd/2", "/dev/stderr" } };
 	for (unsigned i = 0; i < 4; i++)
