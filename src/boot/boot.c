@@ -94,6 +94,13 @@ static int put_tables(struct boot *b)
 	return r;
 }
 
+/* Of a bzImage only the header is wanted here. */
+static int read_kernel(struct boot *b)
+{
+	int r = boot_file_read(b, &b->kernel, "kernel", BZIMAGE_HEAD);
+	return r || bzimage_is(&b->kernel) ? r : boot_file_read(b, &b->kernel, "kernel", b->kernel.size);
+}
+
 int boot_load(const struct boot_request *rq, struct mem *m, struct cpu_arch *bsp, char *err, size_t errlen)
 {
 	struct boot b = { .rq = rq, .m = m, .cpu = bsp, .err = err, .errlen = errlen };
@@ -103,7 +110,9 @@ int boot_load(const struct boot_request *rq, struct mem *m, struct cpu_arch *bsp
 		err[0] = 0;
 	if (rq->board.ram < 2 * MiB)
 		return boot_fail(&b, ENOMEM, "--memory: %llu KiB; a direct boot needs 2 MiB at least", (unsigned long long)rq->board.ram / 1024);
-	r = boot_file_read(&b, &b.kernel, "kernel", rq->kernel);
+	r = boot_file_open(&b, &b.kernel, "kernel", rq->kernel);
+	if (!r)
+		r = read_kernel(&b);
 	if (!r)
 		r = boot_take(&b, 0, BOOT_GDT, "the BIOS data area");
 	if (!r)

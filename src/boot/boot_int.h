@@ -7,7 +7,7 @@
 struct boot_file {
 	const char *path;
 	u8 *data; /* NULL: not in host memory */
-	size_t size;
+	size_t size, have; /* bytes; of them in data */
 	int fd;
 	bool keep; /* others close it */
 };
@@ -36,11 +36,12 @@ struct boot {
 /* ---- util.c ---- */
 /* Writes the message and returns -err. */
 int boot_fail(struct boot *b, int err, const char *fmt, ...) printf_like(3, 4);
-/* Whole file into memory; `what` is "kernel" or "initrd". 0 or a failure. */
-int boot_file_read(struct boot *b, struct boot_file *f, const char *what, const char *path);
-/* Only opens it, and says its size: for boot_file_put, which copies it from there to guest memory that is reserved. */
+/* Opens it, and says its size; `what` is "kernel" or "initrd". 0 or a failure. */
 int boot_file_open(struct boot *b, struct boot_file *f, const char *what, const char *path);
-int boot_file_put(struct boot *b, struct boot_file *f, const char *what, u64 at);
+/* f->data: its first `most` bytes; where there are more they are for the next call. f->size: how many the file turned out to have. */
+int boot_file_read(struct boot *b, struct boot_file *f, const char *what, u64 most);
+/* Copies what is from `off` on to guest memory that is reserved, without f->data. */
+int boot_file_put(struct boot *b, struct boot_file *f, const char *what, u64 off, u64 at);
 /* Also of one whose opening failed. */
 void boot_file_free(struct boot_file *f);
 
@@ -74,6 +75,7 @@ int elf_load(struct boot *b, const struct boot_file *f, const struct elf *e);
 bool elf_pvh_entry(const struct boot_file *f, const struct elf *e, u64 *entry);
 
 /* ---- one file per protocol ---- */
+#define BZIMAGE_HEAD (64 * KiB) /* more than the setup header and what tells a kernel from other files */
 bool bzimage_is(const struct boot_file *f);
 int bzimage_load(struct boot *b);
 int pvh_load(struct boot *b, const struct elf *e, u64 entry);

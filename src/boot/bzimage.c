@@ -13,8 +13,7 @@
 
 struct bzimage {
 	struct setup_header hdr;
-	const u8 *code; /* protected-mode part */
-	u64 code_size;
+	u64 code, code_size; /* protected-mode part: place in the file, bytes */
 	u64 load;
 	u64 footprint;  /* bytes from load that the kernel uses before it reads the memory map */
 	bool long_mode;
@@ -48,7 +47,7 @@ static int check_header(struct boot *b, struct bzimage *z)
 	if (setup >= f->size)
 		return boot_fail(b, ENOEXEC, "kernel \"%s\": %zu bytes, but its setup part alone has %llu; the file is truncated",
 				 f->path, f->size, (unsigned long long)setup);
-	z->code = f->data + setup;
+	z->code = setup;
 	z->code_size = f->size - setup;
 	/* syssize counts 16-byte units and may round up past the end. */
 	if (want > z->code_size + 15)
@@ -99,7 +98,7 @@ static int place_initrd(struct boot *b, const struct bzimage *z, struct boot_par
 		top = 4 * GiB;
 	r = boot_find(b, f.size, PAGE_SIZE, MiB, top, true, "initrd", &at);
 	if (!r)
-		r = boot_file_put(b, &f, "initrd", at);
+		r = boot_file_put(b, &f, "initrd", 0, at);
 	bp->hdr.ramdisk_image = at;
 	bp->hdr.ramdisk_size = f.size;
 	boot_file_free(&f);
@@ -143,7 +142,7 @@ int bzimage_load(struct boot *b)
 	if (!r)
 		r = place_code(b, &z);
 	if (!r)
-		r = boot_put(b, z.load, z.code, z.code_size);
+		r = boot_file_put(b, &b->kernel, "kernel", z.code, z.load);
 	memset(&bp, 0, sizeof(bp));
 	bp.hdr = z.hdr;
 	if (!r)

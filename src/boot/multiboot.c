@@ -143,7 +143,7 @@ static int load_module(struct boot *b, struct mb_modules *m, unsigned i)
 		if (boot_find(b, f.size, PAGE_SIZE, lo, 4 * GiB, false, "module", &at))
 			r = boot_find(b, f.size, PAGE_SIZE, MiB, 4 * GiB, false, "module", &at);
 		if (!r)
-			r = boot_file_put(b, &f, "module", at);
+			r = boot_file_put(b, &f, "module", 0, at);
 		m->entry[i].start = at;
 		m->entry[i].end = at + f.size;
 		boot_file_free(&f);

@@ -31,7 +31,7 @@ static int place_module(struct boot *b, struct hvm_modlist_entry *mod)
 	mod->size = f.size;
 	r = boot_find(b, f.size, PAGE_SIZE, MiB, 4 * GiB, true, "initrd", &mod->paddr);
 	if (!r)
-		r = boot_file_put(b, &f, "initrd", mod->paddr);
+		r = boot_file_put(b, &f, "initrd", 0, mod->paddr);
 	boot_file_free(&f);
 	return r;
 }

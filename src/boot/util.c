@@ -105,32 +105,36 @@ int boot_file_open(struct boot *b, struct boot_file *f, const char *what, const 
 	return r;
 }
 
-int boot_file_read(struct boot *b, struct boot_file *f, const char *what, const char *path)
+int boot_file_read(struct boot *b, struct boot_file *f, const char *what, u64 most)
 {
-	int r = boot_file_open(b, f, what, path);
+	size_t want = min_u64(f->size, most) - f->have, n = 0;
+	int r;
 
-	if (r)
-		return r;
-	f->data = malloc(f->size);
 	if (!f->data)
-		r = boot_fail(b, ENOMEM, "%s \"%s\": no host memory for its %zu bytes", what, path, f->size);
-	else if ((r = read_all(f->fd, f->data, f->size, &f->size)))
-		boot_fail(b, -r, "%s \"%s\": %s", what, path, strerror(-r));
+		f->data = malloc(f->size);
+	if (!f->data)
+		return boot_fail(b, ENOMEM, "%s \"%s\": no host memory for its %zu bytes", what, f->path, f->size);
+	r = read_all(f->fd, f->data + f->have, want, &n);
 	if (r)
-		boot_file_free(f);
-	return r;
+		return boot_fail(b, -r, "%s \"%s\": %s", what, f->path, strerror(-r));
+	f->have += n;
+	if (n < want)
+		f->size = f->have;
+	return 0;
 }
 
-int boot_file_put(struct boot *b, struct boot_file *f, const char *what, u64 at)
+int boot_file_put(struct boot *b, struct boot_file *f, const char *what, u64 off, u64 at)
 {
-	size_t done = 0, n = 0;
-	if (!mem_load_file(b->m, gpa(at), f->fd, 0, f->size))
+	size_t n = 0;
+	if (!mem_load_file(b->m, gpa(at), f->fd, off, f->size - off))
 		return 0;
 	u8 *chunk = malloc(CHUNK);
 	int r = chunk ? 0 : boot_fail(b, ENOMEM, "%s \"%s\": no host memory to read it", what, f->path);
 
-	for (; !r && done < f->size; done += n) {
-		r = read_all(f->fd, chunk, min_u64(CHUNK, f->size - done), &n);
+	if (!r && lseek(f->fd, (off_t)off, SEEK_SET) < 0)
+		r = boot_fail(b, errno, "%s \"%s\": %s", what, f->path, strerror(errno));
+	for (u64 done = 0; !r && off + done < f->size; done += n) {
+		r = read_all(f->fd, chunk, min_u64(CHUNK, f->size - off - done), &n);
 		if (r)
 			boot_fail(b, -r, "%s \"%s\": %s", what, f->path, strerror(-r));
 		else if (!n)

@@ -474,6 +474,8 @@ noinline struct block *block_find(struct cpu *c)
 	if (unlikely(t->perm & TLB_IO))
 		return one_shot(c, la);
 	u64 key = block_key(t->frame, la, c->mode | (trace_on(TRACE_INSN) || (unlikely(c->dbg) && cpu_debug_page(c, la)) ? MODE_ONE : 0));
+	__builtin_prefetch(&e->hash[hash_slot(key)]); /* mostly it is a new one: the places that are looked at one after the other are fetched together */
+	__builtin_prefetch((const u8 *)(la + t->addend));
 	struct block *b = block_recent(e, key);
 	c->stats.block_lookups++;
 	if (!b) {
