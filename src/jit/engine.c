@@ -498,7 +498,8 @@ static u8 *on_border(struct cpu *c, const struct site *s, u64 la)
 		return NULL;
 	memcpy(to + first, from, other);
 	j->hot->s0 = (uintptr_t)to;
-	j->stats.borders++;
+	j->hot->borders++;
+	mmu_bank_fill(c, mmu_hit(c, la + first, 0)); /* the thunk will know it */
 	return behind(j, s);
 }
 
@@ -751,11 +752,12 @@ static bool lacks(const char *feature)
 	return list && strstr(list, feature);
 }
 
-static int jit_create(struct cpu *c)
+static int create(struct cpu *c, bool lockstep)
 {
 	struct jit *j = calloc(1, sizeof *j);
 	if (!j)
 		return -ENOMEM;
+	j->lockstep = lockstep;
 	__builtin_cpu_init();
 	j->avx = __builtin_cpu_supports("avx2") && !lacks("avx2");
 	j->bmi2 = __builtin_cpu_supports("bmi2") && !lacks("bmi2");
@@ -773,13 +775,8 @@ static int jit_create(struct cpu *c)
 	return err;
 }
 
-static int lockstep_create(struct cpu *c)
-{
-	int err = jit_create(c);
-	if (!err)
-		jit_of(c)->lockstep = true;
-	return err;
-}
+static int jit_create(struct cpu *c) { return create(c, false); }
+static int lockstep_create(struct cpu *c) { return create(c, true); }
 
 static void jit_destroy(struct cpu *c)
 {

@@ -134,6 +134,7 @@ struct hot {
 	void *on_site;
 	void *way[WAYS];        /* C that a thunk of j->way calls */
 	u32 mxcsr_used;
+	u64 borders;            /* reads that went on in the next page */
 	u8 both[2 * 64] __attribute__((aligned(64))); /* what was read at a page's border */
 	u8 vec[16 * 32] __attribute__((aligned(32)));
 };
@@ -161,7 +162,7 @@ static inline void jit_often(struct often *o, u64 what, u64 beside)
 }
 
 #define MANY_LISTS 256
-struct jit_stats { u64 windows, joined, borders, stores, strings, asks, scattered, regions, region_insns, samples, blocks, insns, helpers_built, bytes, flushes, entries, stays, cold, misses, slow, splits, faults, jumps, jump_fills, helper_calls, links, killed, ns; };
+struct jit_stats { u64 windows, joined, stores, strings, asks, scattered, regions, region_insns, samples, blocks, insns, helpers_built, bytes, flushes, entries, stays, cold, misses, slow, splits, faults, jumps, jump_fills, helper_calls, links, killed, ns; };
 
 struct jit {
 	struct interp in;       /* first: it is cpu->engine */

@@ -250,6 +250,45 @@ static void search_windows(struct as *a, struct jit *j, bool write, bool pages, 
 	as_alu_load(a, OP_XOR, 8, reg, rm_mem(RAX, tag_at(write)));
 }
 
+/* S1: the site of a read, reg: its offset in the page whose place is RAX, in which it does not end. Returns with an address in hot->both if it has up to BORDER bytes and the
+ * next page is in its place: the last bytes of one page and the first of the other lie there, where the host's address has the alignment of the guest's. */
+#define BORDER 32
+static void search_border(struct as *a, struct jit *j, unsigned reg)
+{
+	_Static_assert(sizeof j->hot->both >= 2 * BORDER, "both");
+	as_alu_imm(a, 0, OP_CMP, 8, rm_mem(S1, offsetof(struct site, probe.limit)), PAGE_SIZE - BORDER);
+	u8 *long_one = as_jcc(a, CC_B, a->p);
+	as_push(a, RCX);
+	as_push(a, RDX);
+	as_lea(a, 8, RCX, rm_mem(RAX, sizeof(struct tlb_fast)));
+	as_alu_imm(a, 0, OP_AND, 4, rm_reg(RCX), (TLB_ENTRIES - 1) * sizeof(struct tlb_fast));
+	as_gs(a);
+	as_load(a, 8, RDX, rm_mem(RAX, tag_at(false)));
+	as_alu_imm(a, 0, OP_ADD, 8, rm_reg(RDX), PAGE_SIZE);
+	as_gs(a);
+	as_alu_load(a, OP_CMP, 8, RDX, rm_mem(RCX, tag_at(false)));
+	u8 *other = as_jcc(a, CC_NE, a->p);
+	as_gs(a);
+	as_load(a, 8, RDX, rm_mem(RAX, offsetof(struct tlb_fast, host)));
+	as_gs(a);
+	as_load(a, 8, RCX, rm_mem(RCX, offsetof(struct tlb_fast, host)));
+	for (unsigned at = 0; at < 2 * BORDER; at += 8) {
+		as_load(a, 8, RAX, at < BORDER ? rm_mem(RDX, (i32)(PAGE_SIZE - BORDER + at)) : rm_mem(RCX, (i32)(at - BORDER)));
+		as_store(a, 8, rm_abs(j->hot->both + at), RAX);
+	}
+	as_lea(a, 8, RAX, rm_abs(j->hot->both));
+	as_lea(a, 8, reg, rm_sib(RAX, reg, 0, -(i32)(PAGE_SIZE - BORDER)));
+	as_alu_imm(a, 0, OP_ADD, 8, rm_abs(&j->hot->borders), 1);
+	as_pop(a, RDX);
+	as_pop(a, RCX);
+	as_load(a, 8, RAX, rm_abs(&j->hot->search_rax));
+	as8(a, 0xc3);
+	as_aim(other, a->p);
+	as_pop(a, RDX);
+	as_pop(a, RCX);
+	as_aim(long_one, a->p);
+}
+
 /* S1: the site of a probe that failed; reg: address xor the tag that was there. Back behind the probe with the host address; or, when the page is not aside either, or
  * too many guesses were wrong, or the access goes on in the next page: SEARCH_BACK bytes further on, as a probe that fails. Windows come last. */
 u8 *memory_search_thunk(struct as *a, struct jit *j, bool guess, bool write, unsigned reg)
@@ -291,6 +330,8 @@ u8 *memory_search_thunk(struct as *a, struct jit *j, bool guess, bool write, uns
 	search_windows(a, j, write, true, reg);
 	u8 *not_in_one = as_jmp(a, a->p);
 	as_aim(straddles, a->p);
+	if (!write && reg == S0 && !j->lockstep)
+		search_border(a, j, reg);
 	as_gs(a);
 	as_alu_load(a, OP_XOR, 8, reg, rm_mem(RAX, tag_at(write)));
 	search_windows(a, j, write, false, reg);

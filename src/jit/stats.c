@@ -62,7 +62,7 @@ void jit_print_stats(const struct cpu *c, void *file)
 		(unsigned long long)s->faults, (unsigned long long)s->jumps, (unsigned long long)s->jump_fills, (unsigned long long)s->helper_calls,
 		(unsigned long long)s->links);
 	fprintf(out, "stats: jit vcpu=%u regions=%llu region_insns=%llu samples=%llu guess_asks=%llu scattered=%llu borders=%llu stores=%llu strings=%llu windows=%llu\n", c->index, (unsigned long long)s->regions, (unsigned long long)s->region_insns,
-		(unsigned long long)s->samples, (unsigned long long)s->asks, (unsigned long long)s->scattered, (unsigned long long)s->borders, (unsigned long long)s->stores, (unsigned long long)s->strings,
+		(unsigned long long)s->samples, (unsigned long long)s->asks, (unsigned long long)s->scattered, (unsigned long long)jit_of(c)->hot->borders, (unsigned long long)s->stores, (unsigned long long)s->strings,
 		(unsigned long long)s->windows);
 	fprintf(out, "stats: jit vcpu=%u jump_tables_emptied by_page=%llu by_flush=%llu of_local=%llu\n", c->index, (unsigned long long)c->tlb->emptied.by_page,
 		(unsigned long long)c->tlb->emptied.by_flush, (unsigned long long)c->tlb->emptied.of_local);

@@ -178,7 +178,7 @@ static void in_a_region(void **state)
 	if (translates()) {
 		assert_true(jit_of(r.cpu)->stats.regions > 0);
 		assert_true(jit_of(r.cpu)->stats.stores > 20);
-		assert_true(jit_of(r.cpu)->stats.borders > 20);
+		assert_true(jit_of(r.cpu)->hot->borders > 20);
 	}
 }
 
